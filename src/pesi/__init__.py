@@ -1,0 +1,1 @@
+"""Pesi-CNN: skin lesion classification in dermoscopy images with attention residual learning."""

@@ -1,0 +1,72 @@
+"""Files that are written whole or not at all: to a temporary name beside the target, then renamed."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pesi.errors import StorageError
+
+_CURES = {
+    errno.ENOSPC: "Free some space or choose another folder, then run the same command again.",
+    errno.EDQUOT: "Your disk quota is used up: free some space, then run the same command again.",
+    errno.EACCES: "You may not write there: choose another folder or change its permissions.",
+    errno.EROFS: "That file system is read-only: choose another folder.",
+    errno.EFBIG: "The file is larger than this system allows (see `ulimit -f`): raise the limit or choose another folder.",
+}
+
+
+@contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """Give a temporary path to write to; it takes the name `path` only if the block succeeds.
+
+    The data are flushed to the disk before the rename, so that a crash leaves the old file or the new one.
+
+    Args:
+        path: Where the file shall be. Missing parent folders are made.
+
+    Yields:
+        The temporary path, on the same file system.
+
+    Raises:
+        StorageError: The system refused to write (full disk, quota, permission).
+    """
+    path = Path(path)
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except OSError as error:
+        if error.errno not in _CURES and error.filename not in (str(path), str(temporary)):
+            raise
+        cure = _CURES.get(error.errno or 0, "Check the folder and run the same command again.")
+        raise StorageError(f"Could not write {path}: {error.strerror or error}.", cure) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write `text` as UTF-8, whole or not at all."""
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write `value` as indented JSON, whole or not at all. NaN is refused: JSON has no such number."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
