@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +18,7 @@ _CURES = {
     errno.EDQUOT: "Your disk quota is used up: free some space, then run the same command again.",
     errno.EACCES: "You may not write there: choose another folder or change its permissions.",
     errno.EROFS: "That file system is read-only: choose another folder.",
-    errno.EFBIG: "The file is larger than this system allows (see `ulimit -f`): raise the limit or choose another folder.",
+    errno.EFBIG: "The file is larger than this system allows (see `ulimit -f`): raise the limit.",
 }
 
 
@@ -38,27 +38,20 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         StorageError: The system refused to write (full disk, quota, permission).
     """
     path = Path(path)
-    temporary: Path | None = None
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
         yield temporary
-        with open(temporary, "rb+") as file:
+        with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
+        temporary.replace(path)
     except OSError as error:
         if error.errno not in _CURES and error.filename not in (str(path), str(temporary)):
             raise
         cure = _CURES.get(error.errno or 0, "Check the folder and run the same command again.")
         raise StorageError(f"Could not write {path}: {error.strerror or error}.", cure) from error
     finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> None:

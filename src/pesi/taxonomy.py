@@ -77,10 +77,12 @@ class Task:
 
     @property
     def class_names(self) -> tuple[str, ...]:
+        """The classes' names, in the order of the network's outputs."""
         return tuple(c.name for c in self.classes)
 
     @property
     def scored_names(self) -> tuple[str, ...]:
+        """The classes whose one-vs-rest AUCs make the mean AUC."""
         return self.scored or self.class_names
 
     def class_of(self, diagnosis: str) -> int:
