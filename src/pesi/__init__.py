@@ -1,1 +1,31 @@
-"""Pesi-CNN: skin lesion classification in dermoscopy images with attention residual learning."""
+"""Pesi-CNN: skin lesion classification in dermoscopy images with attention residual learning.
+
+Example:
+    >>> import pesi
+    >>> model = pesi.create_model("pesi50", num_classes=3, attention="spatial")
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pesi.nn.cnn import create_model
+    from pesi.predict.classifier import load
+
+__all__ = ["__version__", "create_model", "load"]
+__version__ = version("pesi-cnn")
+
+
+def __getattr__(name: str) -> Any:
+    # PyTorch takes seconds to import: wait until somebody needs a network.
+    if name == "create_model":
+        from pesi.nn.cnn import create_model
+
+        return create_model
+    if name == "load":
+        from pesi.predict.classifier import load
+
+        return load
+    raise AttributeError(f"module 'pesi' has no attribute {name!r}")

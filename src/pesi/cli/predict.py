@@ -1,0 +1,118 @@
+"""`pesi predict`: images and folders in, a table of probabilities and triage out."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pesi.errors import DataError
+
+if TYPE_CHECKING:
+    from pesi.predict.prediction import Prediction, Refusal
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+
+
+class Format(StrEnum):
+    """What `--out` holds."""
+
+    table = "table"
+    isic2017 = "isic2017"
+
+
+def predict(
+    inputs: Annotated[list[Path], typer.Argument(help="Images, or folders of images (searched to any depth).")],
+    bundle: Annotated[
+        str | None, typer.Option(help="The classifier: a bundle's folder. Default: the shipped one.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="A .csv, .json, .jsonl or .parquet file. Default: print.")] = None,
+    format_: Annotated[
+        Format, typer.Option("--format", help="isic2017: the challenge's submission (.csv).")
+    ] = Format.table,
+    views: Annotated[str | None, typer.Option(help="single, flips4, grid9 or scales12. Default: the bundle's.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 16,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, ... Default: a GPU if there is one.")] = None,
+    progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
+) -> None:
+    """Predict the probability of each diagnosis, with a triage.
+
+    An image that cannot be read is named on stderr and the rest is done; the exit status is then 1.
+
+    Examples:
+
+        pesi predict mole.jpg --bundle runs/mine/bundle
+
+        pesi predict photos/ --bundle runs/mine/bundle --out photos.csv
+
+        pesi predict isic2017/images/test --bundle runs/mine/bundle --format isic2017 --out submission.csv
+    """
+    from tqdm import tqdm
+
+    from pesi.cli.app import EXIT_REFUSED
+    from pesi.files import write_text
+    from pesi.predict.classifier import load
+    from pesi.predict.prediction import Refusal
+    from pesi.predict.tables import check_output, isic2017_submission, write_predictions
+
+    if out is not None:
+        check_output(out)
+        if format_ is Format.isic2017 and out.suffix.lower() != ".csv":
+            raise typer.BadParameter("A submission is a .csv file.", param_hint="--out")
+    paths = image_files(inputs)
+    classifier = load(bundle, device=device)
+    show = progress and sys.stderr.isatty() and len(paths) > 1
+    results: list[Prediction | Refusal] = []
+    with tqdm(total=len(paths), unit="image", desc="predicting", disable=not show, leave=False) as bar:
+        for result in classifier.predict_many(paths, views=views, batch_size=batch_size):
+            results.append(result)
+            bar.update()
+    refusals = [result for result in results if isinstance(result, Refusal)]
+    for refusal in refusals:
+        print(f"pesi: refused {refusal.path}: {refusal.reason}\n  -> {refusal.cure}", file=sys.stderr)
+    if format_ is Format.isic2017:
+        text = isic2017_submission(results)
+        if out is None:
+            print(text, end="")
+        else:
+            write_text(out, text)
+    elif out is not None:
+        write_predictions(out, results)
+    else:
+        _print(results)
+    if out is not None:
+        print(f"{len(results) - len(refusals)} predictions by {classifier.config.bundle_id} in {out}", file=sys.stderr)
+    if refusals:
+        raise typer.Exit(EXIT_REFUSED)
+
+
+def image_files(inputs: list[Path]) -> list[Path]:
+    """The given files, and the images in the given folders, sorted, each once.
+
+    Raises:
+        DataError: A path does not exist, or a folder holds no images.
+    """
+    found: dict[Path, None] = {}
+    for path in inputs:
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+            if not inside:
+                raise DataError(f"{path} holds no images.", f"Images end in: {', '.join(sorted(IMAGE_SUFFIXES))}.")
+            found.update(dict.fromkeys(inside))
+        elif path.exists():
+            found[path] = None
+        else:
+            raise DataError(f"There is no {path}.", "Check the path.")
+    return list(found)
+
+
+def _print(results: list[Prediction | Refusal]) -> None:
+    from pesi.predict.prediction import Prediction
+
+    for result in results:
+        if isinstance(result, Prediction):
+            values = ", ".join(f"{name} {value:.3f}" for name, value in result.probabilities.items())
+            print(f"{result.image_id}: {values}; triage: {result.triage or 'none'}")

@@ -1,0 +1,113 @@
+"""`pesi train`: a recipe and a data set become a run folder with a bundle in it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pesi.errors import PesiError
+
+if TYPE_CHECKING:
+    from pesi.train.run import RunSettings
+
+
+def train(
+    recipe: Annotated[
+        str | None, typer.Argument(help="A shipped recipe's name (`pesi recipes`) or a .toml file.")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="The data set's folder, or a CSV file.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Which data set it is, where that cannot be found out.")] = None,
+    pretrained: Annotated[
+        Path | None, typer.Option(help="A ResNet checkpoint to start from (.safetensors, .pth).")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The run folder. Default: runs/RECIPE-DATE.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a recipe's field: optimizer.lr=1e-3.")
+    ] = None,
+    devices: Annotated[
+        int, typer.Option(min=1, help="Processes on the CPU, or GPUs; more than one trains by DDP.")
+    ] = 1,
+    accelerator: Annotated[str, typer.Option(help="auto, cpu or gpu.")] = "auto",
+    threads: Annotated[int, typer.Option(min=0, help="Threads a process; 0: the cores, shared out.")] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="Loader processes; 0: load in the training process.")] = 0,
+    cache: Annotated[Path | None, typer.Option(help="Where decoded images are kept.")] = None,
+    progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
+) -> None:
+    """Train a Pesi-CNN, calibrate it, and score it on the validation images.
+
+    A run that was cut goes on with `--resume`, to the same result.
+
+    Examples:
+
+        pesi train pesi50 --data isic2017 --pretrained resnet50.safetensors
+
+        pesi train pesi50 --data isic2017 --set epochs=30 --set optimizer.lr=1e-4
+
+        pesi train my-recipe.toml --data photos/ --out runs/mine
+
+        pesi train --resume runs/mine
+    """
+    if (recipe is None) == (resume is None):
+        raise typer.BadParameter("Give a recipe to start a run, or --resume FOLDER to go on with one.")
+    if resume is None and data is None:
+        raise typer.BadParameter("Name the images: --data DIR.")
+    from pesi.train.run import RunSettings, run_training
+
+    # The trainer starts its further processes by this same command line: they join the run that the first one made.
+    joined = os.environ.get(_JOIN)
+    folder = resume or Path(joined or out or f"runs/{Path(str(recipe)).stem}-{datetime.now():%Y%m%d-%H%M%S}")
+    if resume is None and not joined:
+        settings = RunSettings(
+            data=str(data),
+            dataset=dataset,
+            pretrained=str(pretrained) if pretrained else None,
+            devices=devices,
+            accelerator=accelerator,
+            threads=threads,
+            workers=workers,
+            cache_dir=str(cache) if cache else None,
+        )
+        _start(str(recipe), set_ or [], folder, settings)
+    os.environ[_JOIN] = str(folder)
+    try:
+        result = run_training(folder, say=say, show_progress=progress and sys.stderr.isatty())
+    finally:
+        os.environ.pop(_JOIN, None)
+    if result:
+        score_run(folder)
+
+
+_JOIN = "PESI_RUN_FOLDER"
+
+
+def say(text: str) -> None:
+    """Tell the user, on stderr."""
+    print(text, file=sys.stderr)
+
+
+def _start(recipe: str, overrides: list[str], folder: Path, settings: RunSettings) -> None:
+    from pesi.data.readers import read_dataset
+    from pesi.data.splits import split_records
+    from pesi.taxonomy import task_of
+    from pesi.train.recipe import load_recipe
+    from pesi.train.run import start_run
+
+    resolved = load_recipe(recipe, overrides)
+    if settings.pretrained and not Path(settings.pretrained).is_file():
+        raise PesiError(f"There is no weights file {settings.pretrained}.", "Check the path given to --pretrained.")
+    records = read_dataset(settings.data, dataset=settings.dataset)
+    if not {"train", "val"} <= set(records["split"].dropna()):
+        records = split_records(records, val=resolved.val_share, test=0.0, seed=resolved.seed)
+    used = records[records["split"].isin(["train", "val"])]
+    start_run(resolved, records, folder, settings, task_of(resolved.task, used["diagnosis"].dropna()))
+
+
+def score_run(folder: Path) -> None:
+    """Evaluate a finished run on its validation images: metrics.json, report.html and the bundle's card."""
+    print(f"Run: {folder}")

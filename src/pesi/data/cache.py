@@ -1,0 +1,113 @@
+"""Decoded, squared images in one memory-mapped file, so that epochs after the first are not bound by decoding."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import platformdirs
+from numpy.typing import NDArray
+
+from pesi.data.decode import decode_image
+from pesi.data.transforms import Geometry, Image, fit_square
+from pesi.errors import DataError, ImageError
+from pesi.files import whole_file
+
+# Raise when decode_image or fit_square give other pixels, so that old caches are not used.
+_VERSION = 1
+
+
+def read_square(path: str | Path | bytes, size: int, geometry: Geometry) -> Image:
+    """Decode one image and bring it to (size, size, 3): the one way to pixels for training and prediction."""
+    return fit_square(decode_image(path), size, geometry)
+
+
+def default_cache_dir() -> Path:
+    """`$PESI_CACHE`, else the user's cache folder."""
+    return Path(os.environ.get("PESI_CACHE") or platformdirs.user_cache_dir("pesi-cnn", appauthor=False))
+
+
+def cached_squares(
+    paths: Sequence[str | Path],
+    *,
+    size: int,
+    geometry: Geometry,
+    cache_dir: str | Path | None = None,
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> NDArray[np.uint8]:
+    """All images as one read-only memory-mapped array, decoded on the first call only.
+
+    A changed, added or removed file (by path, size or time) makes another cache.
+
+    Args:
+        paths: Image files.
+        size: Side of the squares, pixels.
+        geometry: See `fit_square`.
+        cache_dir: Where caches are kept; default `default_cache_dir()`.
+        workers: Decoding threads; default one a core.
+        progress: Called with (done, total).
+
+    Returns:
+        (N, size, size, 3) uint8, in the order of `paths`.
+
+    Raises:
+        DataError: Some images cannot be read; all of them are named (the first ten in the message).
+        StorageError: The cache cannot be written.
+    """
+    if not paths:
+        raise DataError("There are no images to read.", "Check the data folder and the split.")
+    stamps = []
+    for path in paths:
+        try:
+            stat = Path(path).stat()
+        except OSError as error:
+            raise DataError(f"Cannot open {path}: {error.strerror}.", "Check the data with: pesi data check") from error
+        stamps.append([str(Path(path).resolve()), stat.st_size, stat.st_mtime_ns])
+    key = hashlib.sha256(json.dumps([_VERSION, size, geometry, stamps]).encode()).hexdigest()[:24]
+    target = (Path(cache_dir) if cache_dir else default_cache_dir()) / f"squares-{size}-{geometry}-{key}.npy"
+    if not target.exists():
+        _decode_all(paths, target, size, geometry, workers or os.cpu_count() or 1, progress)
+    squares: NDArray[np.uint8] = np.load(target, mmap_mode="r", allow_pickle=False)
+    return squares
+
+
+def _decode_all(
+    paths: Sequence[str | Path],
+    target: Path,
+    size: int,
+    geometry: Geometry,
+    workers: int,
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    refused: list[str] = []
+
+    def read(path: str | Path) -> Image | ImageError:
+        try:
+            return read_square(path, size, geometry)
+        except ImageError as error:
+            return error
+
+    with whole_file(target) as temporary, ThreadPoolExecutor(workers) as pool:
+        # Written by ordinary writes, not through the map: a full disk must be an error, not a killed process.
+        with temporary.open("wb") as file:
+            header = {"descr": "|u1", "fortran_order": False, "shape": (len(paths), size, size, 3)}
+            np.lib.format.write_array_header_1_0(file, header)
+            for done, (path, square) in enumerate(zip(paths, pool.map(read, paths), strict=True), start=1):
+                if isinstance(square, ImageError):
+                    refused.append(f"{path}: {square.problem}")
+                elif not refused:
+                    file.write(square.tobytes())
+                if progress:
+                    progress(done, len(paths))
+        if refused:
+            more = f"\n  ... and {len(refused) - 10} more" if len(refused) > 10 else ""
+            raise DataError(
+                f"{len(refused)} of {len(paths)} images cannot be read:\n  " + "\n  ".join(refused[:10]) + more,
+                "Repair or remove them; `pesi data check` lists all.",
+            )

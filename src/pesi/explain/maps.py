@@ -1,0 +1,85 @@
+"""What the network attended to in one image: the class activation map and each stage's attention, on the image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pesi.data.transforms import Image
+from pesi.errors import DataError
+from pesi.predict.classifier import Classifier, ImageSource
+
+Map = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Maps of one image, all in the picture's geometry.
+
+    Attributes:
+        image: What the network saw, (S, S, 3).
+        class_name: The class that is explained.
+        probability: Its calibrated probability, from this one view.
+        cam: Class activation map (S, S): what each place adds to the class's logit; may be negative.
+        attention: Stage name ("stage 1" ..) -> attention map (S, S), non-negative, summing to 1; empty for a network
+            without attention.
+        blended: Evidence for the class (the positive part of `cam`) weighted by the attention, (S, S), summing to 1.
+    """
+
+    image: Image
+    class_name: str
+    probability: float
+    cam: Map
+    attention: Mapping[str, Map]
+    blended: Map
+
+
+def explain(classifier: Classifier, source: ImageSource, *, class_name: str | None = None) -> Explanation:
+    """Explain one image's prediction by maps that are part of the network's own arithmetic.
+
+    The class activation map is exact, because the network ends in pool + linear (Zhou et al., CVPR 2016). A stage's
+    attention is the mean of M over its blocks and channels.
+
+    Args:
+        classifier: The classifier.
+        source: A file, its bytes, or its pixels.
+        class_name: The class to explain; default the most probable one.
+
+    Raises:
+        DataError: The classifier has no such class.
+        ImageError: The image is refused.
+    """
+    names = classifier.config.outputs
+    if class_name is not None and class_name not in names:
+        raise DataError(f"Unknown class {class_name!r}.", f"This bundle's classes: {', '.join(names)}.")
+    picture = classifier.look(source)
+    prediction = classifier.prediction("", None, picture.maps.logits.float().cpu().numpy(), "single", {})
+    chosen = class_name or prediction.diagnosis
+    size = picture.image.shape[0]
+    cam = _grow(picture.maps.cam[0, names.index(chosen)].float().cpu().numpy(), size)
+    stages: dict[str, list[Map]] = {}
+    for block, tensor in picture.maps.attention.items():
+        stages.setdefault(f"stage {block[len('layer')]}", []).append(tensor[0].float().cpu().numpy())
+    attention = {stage: _density(_grow(np.mean(maps, axis=0), size)) for stage, maps in stages.items()}
+    evidence = np.clip(cam, 0, None)
+    if attention:
+        evidence = evidence * np.mean(list(attention.values()), axis=0)
+    return Explanation(
+        picture.image, chosen, prediction.probabilities[chosen], cam, attention, _density(evidence.astype(np.float32))
+    )
+
+
+def _grow(values: Map, size: int) -> Map:
+    """A map (h, w) at the picture's size, bilinear."""
+    return np.asarray(cv2.resize(values, (size, size), interpolation=cv2.INTER_LINEAR), np.float32)
+
+
+def _density(values: Map) -> Map:
+    """Non-negative, summing to 1; uniform where there is nothing."""
+    values = np.clip(values, 0, None)
+    total = float(values.sum())
+    return values / total if total > 0 else np.full_like(values, 1 / values.size)

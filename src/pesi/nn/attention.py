@@ -1,0 +1,129 @@
+"""The residual attention: a block's own high-level map O attends over its lower-level input s.
+
+    y = O + s + alpha * M . s,    M = R(O)
+
+after J. Zhang, Y. Xie, Y. Xia, C. Shen, "Attention Residual Learning for Skin Lesion Classification", IEEE TMI 38(9),
+2019, doi 10.1109/TMI.2019.2893944. R is one of `FORMS`; alpha is the only parameter.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+FORMS: dict[str, str] = {
+    "spatial": "softmax of each channel over its H x W positions (the paper)",
+    "spatial-mean1": "the same times H*W, so that its mean is 1",
+    "sigmoid": "sigmoid of each value",
+    "channel": "softmax over the channels at each position (what public re-implementations do)",
+    "none": "no attention: a plain ResNet",
+}
+
+# M is about 1/HW or 1/C: added to the stream in bfloat16 (8 bits of mantissa) it would round away. `spatial-mean1`
+# would survive, but is faster in float32, where the fused step below serves it.
+FLOAT32_FORMS = frozenset({"spatial", "spatial-mean1", "channel"})
+
+
+def attention_map(o: Tensor, form: str, temperature: float = 1.0) -> Tensor:
+    """M = R(O / temperature), computed in float32 or better.
+
+    Args:
+        o: The block's last normalised map before the addition, (N, C, H, W).
+        form: A key of `FORMS` other than `"none"`.
+        temperature: Above 1 flattens M, below 1 sharpens it.
+
+    Returns:
+        M, (N, C, H, W), non-negative. `spatial` sums to 1 over H x W, `channel` sums to 1 over C.
+    """
+    z = o.float() if o.dtype in (torch.bfloat16, torch.float16) else o
+    z = z / temperature if temperature != 1.0 else z
+    if form == "sigmoid":
+        return torch.sigmoid(z)
+    if form == "channel":
+        return _softmax(z, (1,))
+    if form == "spatial":
+        return _softmax(z, (2, 3))
+    if form == "spatial-mean1":
+        return _softmax(z, (2, 3)) * (z.shape[2] * z.shape[3])
+    raise ValueError(f"Unknown attention {form!r}; choose one of: {', '.join(FORMS)}.")
+
+
+def _softmax(z: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """Softmax over several dimensions, without the copy that flattening a channels_last tensor costs."""
+    e = torch.exp(z - z.amax(dims, keepdim=True))
+    return e / e.sum(dims, keepdim=True)
+
+
+class _FusedSpatial(torch.autograd.Function):
+    """ReLU(O + s (1 + alpha M)) with M = gain * spatial softmax(O / T), in few passes over the memory.
+
+    The step is bound by memory traffic, not arithmetic: written with autograd's own operations it keeps six
+    intermediate tensors and costs 1.5 to 2 times as long (benchmarks/attention_cost.py).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, o: Tensor, s: Tensor, alpha: Tensor, temperature: float, gain: float) -> Tensor:
+        m = o - o.amax((2, 3), keepdim=True)
+        if temperature != 1.0:
+            m.div_(temperature)
+        m.exp_()
+        m.mul_(gain / m.sum((2, 3), keepdim=True))
+        a = alpha.view(1, -1, 1, 1)
+        y = (m * a).add_(1).mul_(s).add_(o).relu_()
+        ctx.save_for_backward(m, s, y, alpha)
+        ctx.temperature, ctx.gain = temperature, gain
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        m, s, y, alpha = ctx.saved_tensors
+        a = alpha.view(1, -1, 1, 1)
+        g = torch.ops.aten.threshold_backward(grad.contiguous(memory_format=_format(y)), y, 0)
+        gsm = (g * s).mul_(m)  # g . s . M
+        total = gsm.sum((2, 3), keepdim=True)
+        grad_alpha = total.sum((0, 2, 3))
+        grad_s = (m * a).add_(1).mul_(g)
+        grad_o = gsm.sub_(m * (total / ctx.gain)).mul_(a / ctx.temperature).add_(g)
+        return grad_o, grad_s, grad_alpha if alpha.numel() > 1 else grad_alpha.sum().view(1), None, None
+
+
+def _format(x: Tensor) -> torch.memory_format:
+    channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return torch.channels_last if channels_last else torch.contiguous_format
+
+
+def attend(o: Tensor, s: Tensor, alpha: Tensor, form: str, temperature: float = 1.0) -> Tensor:
+    """The tail of a Pesi block: ReLU(s + O + alpha * M . s).
+
+    Args:
+        o, s: The block's map and its shortcut, (N, C, H, W).
+        alpha: (1,) or (C,). At 0 the result is a plain ResNet block's, bit for bit.
+        form: A key of `FORMS` other than `"none"`.
+        temperature: See `attention_map`.
+
+    Returns:
+        (N, C, H, W); float32 for `FLOAT32_FORMS` under mixed precision (a bfloat16 sum would lose alpha M s), else of
+        O's type.
+    """
+    half = o.dtype in (torch.bfloat16, torch.float16)
+    dtype = torch.float32 if half and form in FLOAT32_FORMS else o.dtype
+    o, s, alpha = o.to(dtype), s.to(dtype), alpha.to(dtype)
+    fused = form.startswith("spatial") and dtype in (torch.float32, torch.float64)
+    if fused and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        gain = float(o.shape[2] * o.shape[3]) if form == "spatial-mean1" else 1.0
+        y: Tensor = _FusedSpatial.apply(o, s, alpha, temperature, gain)  # type: ignore[no-untyped-call]
+        return y
+    m = attention_map(o, form, temperature).to(dtype)
+    return torch.relu(o + s * (1 + alpha.view(1, -1, 1, 1) * m))
+
+
+def attention_energy(m: Tensor, o: Tensor, s: Tensor, alpha: Tensor) -> Tensor:
+    """||alpha M s|| / ||s + O|| of each image, (N,): how much the attention changes what the block adds up."""
+    o, s = o.float(), s.float()
+    gained = (alpha.float().view(1, -1, 1, 1) * m * s).flatten(1).norm(dim=1)
+    total = (s + o).flatten(1).norm(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
+    return torch.div(gained, total)

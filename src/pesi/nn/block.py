@@ -1,0 +1,113 @@
+"""The Pesi block: a ResNet block (basic or bottleneck) whose tail is the residual attention.
+
+Parameter names are the usual ResNet names (conv1, bn1, ..., downsample.0, downsample.1), plus `alpha`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from pesi.nn.attention import FORMS, attend, attention_energy, attention_map
+
+
+class BlockTrace(NamedTuple):
+    """What one block's attention did: M (N, C, H, W) or None, and its energy ratio (N,)."""
+
+    attention: Tensor | None
+    energy: Tensor
+
+
+class PesiBlock(nn.Module):
+    """y = ReLU(s(x) + O + alpha * M . s(x)), O = F(x), M = R(O): METHOD section 1.
+
+    Args:
+        in_channels: Channels of x.
+        width: Channels of the inner convolutions.
+        stride: Stride of the 3 x 3 convolution that halves the resolution (1 or 2).
+        bottleneck: 1x1 - 3x3 - 1x1 with 4 * width channels out, else 3x3 - 3x3 with `width` channels out.
+        attention: See `attention.FORMS`.
+        alpha: Initial value of alpha.
+        per_channel: One alpha a channel, shape (C,), instead of one a block, shape (1,).
+        temperature: See `attention.attention_map`.
+        attend_projection: Whether the attention also acts where the shortcut is a projection (the paper: yes).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        width: int,
+        *,
+        stride: int = 1,
+        bottleneck: bool = False,
+        attention: str = "spatial",
+        alpha: float = 1e-3,
+        per_channel: bool = False,
+        temperature: float = 1.0,
+        attend_projection: bool = True,
+    ) -> None:
+        super().__init__()
+        if attention not in FORMS:
+            raise ValueError(f"Unknown attention {attention!r}; choose one of: {', '.join(FORMS)}.")
+        if not temperature > 0:
+            raise ValueError(f"The attention's temperature must be above 0, not {temperature}.")
+        self.bottleneck = bottleneck
+        self.out_channels = width * 4 if bottleneck else width
+        projected = stride != 1 or in_channels != self.out_channels
+        if bottleneck:
+            self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
+            self.bn1 = nn.BatchNorm2d(width)
+            self.conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False)
+            self.bn2 = nn.BatchNorm2d(width)
+            self.conv3 = nn.Conv2d(width, self.out_channels, 1, bias=False)
+            self.bn3 = nn.BatchNorm2d(self.out_channels)
+        else:
+            self.conv1 = nn.Conv2d(in_channels, width, 3, stride, 1, bias=False)
+            self.bn1 = nn.BatchNorm2d(width)
+            self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+            self.bn2 = nn.BatchNorm2d(width)
+        self.downsample: nn.Module = nn.Identity()
+        if projected:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(in_channels, self.out_channels, 1, stride, bias=False), nn.BatchNorm2d(self.out_channels)
+            )
+        self.form = attention if attend_projection or not projected else "none"
+        self.temperature = temperature
+        self.alpha: nn.Parameter | None = None
+        if self.form != "none":
+            self.alpha = nn.Parameter(torch.full((self.out_channels if per_channel else 1,), float(alpha)))
+
+    def branches(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """O = F(x) and s(x), both (N, C_out, H_out, W_out)."""
+        dtype = self.conv1.weight.dtype
+        h = x if x.dtype == dtype or torch.is_autocast_enabled(x.device.type) else x.to(dtype)
+        o = torch.relu(self.bn1(self.conv1(h)))
+        if self.bottleneck:
+            o = torch.relu(self.bn2(self.conv2(o)))
+            o = self.bn3(self.conv3(o))
+        else:
+            o = self.bn2(self.conv2(o))
+        return o, x if isinstance(self.downsample, nn.Identity) else self.downsample(h)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C_in, H, W) -> (N, C_out, H / stride, W / stride)."""
+        return self._tail(*self.branches(x))
+
+    def forward_traced(self, x: Tensor) -> tuple[Tensor, BlockTrace]:
+        """As `forward`, with what the attention did."""
+        o, s = self.branches(x)
+        if self.alpha is None:
+            return self._tail(o, s), BlockTrace(None, torch.zeros(o.shape[0], device=o.device))
+        m = attention_map(o, self.form, self.temperature)
+        return self._tail(o, s), BlockTrace(m, attention_energy(m, o, s, self.alpha))
+
+    def _tail(self, o: Tensor, s: Tensor) -> Tensor:
+        if self.alpha is None:
+            return torch.relu(o + s)
+        return attend(o, s, self.alpha, self.form, self.temperature)
+
+    def extra_repr(self) -> str:
+        """The attention's form and temperature, for `print(model)`."""
+        return f"attention={self.form}, temperature={self.temperature}"

@@ -1,0 +1,72 @@
+"""The prediction: one frozen object for one image; every output is a view of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a classifier says of one image.
+
+    Attributes:
+        image_id: The file's name without its ending, or the caller's own id.
+        path: Where the image was read from, or None for pixels given directly.
+        probabilities: Class name -> calibrated probability, in the network's order.
+        malignant: Probability of the malignant classes together, or None where the task does not tell.
+        triage: A level of the bundle's triage rule, or None where it has none.
+        triage_reason: Why that level, in words.
+        views: Name of the views that were averaged.
+        bundle_id: Which classifier.
+        seconds: Stage -> seconds spent: "read", "network".
+        logits: Of each view, (V, K).
+    """
+
+    image_id: str
+    path: str | None
+    probabilities: Mapping[str, float]
+    malignant: float | None
+    triage: str | None
+    triage_reason: str
+    views: str
+    bundle_id: str
+    seconds: Mapping[str, float]
+    logits: NDArray[np.float32] = field(repr=False, compare=False)
+
+    @property
+    def diagnosis(self) -> str:
+        """The class of the highest probability."""
+        return max(self.probabilities, key=lambda name: self.probabilities[name])
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, for JSON."""
+        return {
+            "image": self.image_id,
+            "path": self.path,
+            "probabilities": dict(self.probabilities),
+            "malignant": self.malignant,
+            "triage": self.triage,
+            "triage_reason": self.triage_reason,
+            "views": self.views,
+            "bundle": self.bundle_id,
+            "seconds": {stage: round(value, 4) for stage, value in self.seconds.items()},
+        }
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """An image that could not be read, and why."""
+
+    image_id: str
+    path: str
+    reason: str
+    cure: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, for JSON."""
+        return {"image": self.image_id, "path": self.path, "refused": self.reason, "cure": self.cure}

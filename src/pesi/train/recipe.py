@@ -1,0 +1,217 @@
+"""The recipe: a validated, typed description of one training run, kept as TOML."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pesi.data.transforms import Augmentation, Geometry
+from pesi.data.views import VIEWS
+from pesi.errors import RecipeError
+from pesi.nn.attention import FORMS
+from pesi.nn.cnn import ARCHITECTURES
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Network(_Section):
+    """Which network."""
+
+    name: str = "pesi50"
+    attention: str = "spatial"
+    alpha: float = 1e-3
+    per_channel: bool = False
+    temperature: float = Field(1.0, gt=0)
+    attend_projection: bool = True
+    attend_stages: tuple[int, ...] = (1, 2, 3, 4)
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _known(self) -> Network:
+        if self.name not in ARCHITECTURES:
+            raise ValueError(f"unknown network {self.name!r}; choose one of: {', '.join(ARCHITECTURES)}")
+        if self.attention not in FORMS:
+            raise ValueError(f"unknown attention {self.attention!r}; choose one of: {', '.join(FORMS)}")
+        if set(self.attend_stages) - {1, 2, 3, 4}:
+            raise ValueError("attend_stages takes stages 1 to 4")
+        return self
+
+    def options(self) -> dict[str, Any]:
+        """The keywords of `create_model` besides its name."""
+        return self.model_dump(exclude={"name"})
+
+
+class Picture(_Section):
+    """From files to network input."""
+
+    size: int = Field(224, ge=64, le=1024)  # side of what the network sees, pixels
+    source_size: int = Field(256, ge=64, le=2048)  # side of the decoded square that crops are taken from
+    geometry: Geometry = "squeeze"
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # of ImageNet, in 0..1
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+
+class Loss(_Section):
+    """What is minimised."""
+
+    head: Literal["multiclass", "multilabel"] = "multiclass"
+    class_weight: Literal["none", "sqrt", "balanced"] = "none"
+    sampler: Literal["shuffle", "sqrt", "balanced"] = "shuffle"
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    mixup: float = Field(0.0, ge=0)  # alpha of the Beta distribution; 0: off
+
+
+class Optimizer(_Section):
+    """How it is minimised."""
+
+    name: Literal["sgd", "adamw"] = "adamw"
+    lr: float = Field(3e-4, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)  # sgd only
+    weight_decay: float = Field(0.05, ge=0)
+    alpha_lr_scale: float = Field(1.0, ge=0)  # the alphas' learning rate, as a multiple; they never decay
+    head_lr_scale: float = Field(1.0, gt=0)
+    schedule: Literal["constant", "halve", "cosine"] = "cosine"
+    halve_every: int = Field(30, ge=1)  # epochs, for "halve"
+    warmup_epochs: float = Field(0.0, ge=0)
+    clip_norm: float = Field(0.0, ge=0)  # 0: off
+
+
+class Recipe(_Section):
+    """One training run. Every field can be overridden on the command line: `--set optimizer.lr=1e-3`."""
+
+    name: str
+    description: str = ""
+    task: str = "isic2017"
+    epochs: int = Field(12, ge=1)
+    batch_size: int = Field(32, ge=1)
+    accumulate: int = Field(1, ge=1)  # batches a step
+    precision: Literal["auto", "32", "bf16"] = "auto"
+    seed: int = Field(0, ge=0)
+    ema: float = Field(0.0, ge=0, lt=1)  # decay a step of the weights' moving average; 0: off
+    patience: int = Field(0, ge=0)  # epochs without a better validation mean AUC before stopping; 0: never
+    views: str = "single"  # of the finished classifier and its validation scores
+    val_share: float = Field(0.15, gt=0, lt=1)  # where the data have no official validation split
+    network: Network = Network()
+    picture: Picture = Picture()
+    augmentation: Augmentation = Augmentation()
+    loss: Loss = Loss()
+    optimizer: Optimizer = Optimizer()
+
+    @model_validator(mode="after")
+    def _known(self) -> Recipe:
+        if self.views not in VIEWS:
+            raise ValueError(f"unknown views {self.views!r}; choose one of: {', '.join(VIEWS)}")
+        return self
+
+    def to_toml(self) -> str:
+        """The recipe as TOML, every field written out."""
+        return tomli_w.dumps(self.model_dump(mode="json"))
+
+    def resolved(self) -> Recipe:
+        """The same recipe with "auto" replaced by what this machine does."""
+        if self.precision != "auto":
+            return self
+        return self.model_copy(update={"precision": "bf16" if fast_bfloat16() else "32"})
+
+
+def fast_bfloat16() -> bool:
+    """Whether this machine computes bfloat16 faster than float32: its GPU, or the processor's own instructions."""
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    cpu = torch.backends.cpu.get_cpu_capability()
+    return cpu.startswith("AVX512") and bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def shipped_recipes() -> dict[str, Recipe]:
+    """The recipes that come with the package, by name."""
+    folder = files("pesi.train") / "recipes"
+    recipes = {}
+    for entry in sorted(folder.iterdir(), key=lambda item: item.name):
+        if entry.name.endswith(".toml"):
+            recipes[entry.name.removesuffix(".toml")] = _parse(entry.read_text(encoding="utf-8"), entry.name, ())
+    return recipes
+
+
+def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe by its shipped name or from a TOML file, with `key=value` overrides applied.
+
+    Args:
+        name_or_path: `"pesi50"` or a path to a .toml file.
+        overrides: Such as `"optimizer.lr=1e-3"`; the value is TOML, or a plain word.
+
+    Raises:
+        RecipeError: Unknown recipe or key (with the nearest known one), or a value out of range.
+    """
+    path = Path(name_or_path)
+    if path.suffix == ".toml" or path.is_file():
+        if not path.is_file():
+            raise RecipeError(f"There is no recipe file {path}.", "Check the path, or use a shipped recipe's name.")
+        return _parse(path.read_text(encoding="utf-8"), str(path), overrides)
+    shipped = files("pesi.train") / "recipes" / f"{name_or_path}.toml"
+    if not shipped.is_file():
+        names = list(shipped_recipes())
+        raise RecipeError(
+            f"Unknown recipe {str(name_or_path)!r}.",
+            _nearest(str(name_or_path), names) + f"Shipped: {', '.join(names)}; or give a path to a .toml file.",
+        )
+    return _parse(shipped.read_text(encoding="utf-8"), str(name_or_path), overrides)
+
+
+def _parse(text: str, origin: str, overrides: Sequence[str]) -> Recipe:
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"Recipe {origin} is not valid TOML: {error}.", "Correct that line.") from error
+    for override in overrides:
+        _override(values, override)
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise RecipeError(*_explain(error, origin)) from error
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise RecipeError(f"Override {override!r} has no '='.", "Write it as key=value, such as optimizer.lr=1e-3.")
+    try:
+        value = tomllib.loads(f"value = {text.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()  # a plain word, such as attention=sigmoid
+    *sections, field = key.strip().split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise RecipeError(f"Override {override!r}: {section!r} is a value, not a section.", "See: pesi recipes")
+    values[field] = value
+
+
+def _explain(error: ValidationError, origin: str) -> tuple[str, str]:
+    """The first mistake as (what and where, cure)."""
+    mistake = error.errors()[0]
+    place = ".".join(str(part) for part in mistake["loc"])
+    if mistake["type"] == "extra_forbidden":
+        known: type[BaseModel] = Recipe
+        for part in mistake["loc"][:-1]:
+            annotation = known.model_fields[str(part)].annotation
+            known = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else known
+        fields = list(known.model_fields)
+        cure = _nearest(str(mistake["loc"][-1]), fields) + f"Known keys there: {', '.join(fields)}."
+        return f"Recipe {origin}: unknown key {place!r}.", cure
+    value = f" (got {mistake['input']!r})" if not isinstance(mistake["input"], dict) else ""
+    return f"Recipe {origin}: {place or 'recipe'}: {mistake['msg']}{value}.", "Correct that value."
+
+
+def _nearest(word: str, words: Sequence[str]) -> str:
+    close = difflib.get_close_matches(word, words, n=1)
+    return f"Did you mean {close[0]!r}? " if close else ""

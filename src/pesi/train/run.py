@@ -1,0 +1,332 @@
+"""One training run: from a recipe and a record table to a run folder with a bundle in it.
+
+The run folder holds: `recipe.toml` (resolved), `run.json` (what was asked for), `splits.json` (id lists and hashes),
+`records.csv`, `environment.json`, `log.csv`, `tensorboard/`, `checkpoints/`, `bundle/`, `predictions/val.csv`,
+and last of all `result.json`, whose presence says that the run is finished.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import lightning as L
+import numpy as np
+import pandas as pd
+import torch
+from lightning.pytorch.callbacks import Callback, EarlyStopping, EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from pesi.data.cache import cached_squares, default_cache_dir
+from pesi.data.records import COLUMNS, record_table
+from pesi.data.splits import id_lists
+from pesi.errors import DataError, PesiError, RecipeError
+from pesi.files import write_json, write_text
+from pesi.nn.cnn import create_model
+from pesi.nn.pretrained import LoadReport, load_resnet_weights
+from pesi.taxonomy import Task, TaskClass
+from pesi.train.callbacks import EpochLog, RunProgress, WholeCheckpoints, read_checkpoint_file
+from pesi.train.dataset import (
+    EpochSampler,
+    ShardSampler,
+    TrainingPictures,
+    ValidationPictures,
+    class_indices,
+    output_names,
+)
+from pesi.train.environment import environment
+from pesi.train.finish import finish_run
+from pesi.train.module import LesionModule, class_weights
+from pesi.train.recipe import Recipe, load_recipe
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What a run needs besides its recipe; kept in `run.json`.
+
+    Attributes:
+        data: Where the images came from, as the user gave it.
+        dataset: The reader's name, or None for "found out".
+        pretrained: A ResNet checkpoint, or None.
+        devices: Processes (CPU) or GPUs.
+        accelerator: "auto", "cpu" or "gpu".
+        threads: Torch threads a process; 0: one a core, shared out over the processes.
+        workers: Loader processes; 0 loads in the training process.
+        cache_dir: Where decoded images are kept, or None for the default.
+    """
+
+    data: str
+    dataset: str | None = None
+    pretrained: str | None = None
+    devices: int = 1
+    accelerator: str = "auto"
+    threads: int = 0
+    workers: int = 0
+    cache_dir: str | None = None
+
+
+def start_run(recipe: Recipe, records: pd.DataFrame, folder: str | Path, settings: RunSettings, task: Task) -> None:
+    """Make the run folder of a new run.
+
+    Args:
+        recipe: What to do.
+        records: Record table with a `split` for every image to use: train and val rows with diagnoses.
+        folder: The run folder; must not hold another run.
+        settings: The rest.
+        task: The classes.
+
+    Raises:
+        PesiError: The folder holds a run already.
+        DataError: There is nothing to train or validate on, or an image without a class.
+    """
+    folder = Path(folder)
+    if (folder / "run.json").exists():
+        raise PesiError(
+            f"{folder} holds a run already.", f"Go on with it: pesi train --resume {folder}; or choose another --out."
+        )
+    for split in ("train", "val"):
+        chosen = records[records["split"] == split]
+        if not len(chosen):
+            raise DataError(f"The data have no {split} images.", "Split them: pesi data split DIR --out split.csv")
+        class_indices(chosen, task)
+    used = records[records["split"].isin(["train", "val"])].reset_index(drop=True)
+    write_text(folder / "recipe.toml", recipe.resolved().to_toml())
+    write_text(folder / "records.csv", used.to_csv(index=False))
+    write_json(folder / "splits.json", id_lists(used))
+    write_json(folder / "run.json", {"settings": asdict(settings), "task": asdict(task)})  # last: the run exists
+
+
+class Run(NamedTuple):
+    """A run folder, read."""
+
+    recipe: Recipe
+    records: pd.DataFrame
+    task: Task
+    settings: RunSettings
+
+
+def open_run(folder: str | Path) -> Run:
+    """Read a run folder that `start_run` made.
+
+    Raises:
+        PesiError: It is none.
+    """
+    folder = Path(folder)
+    if not (folder / "run.json").is_file():
+        raise PesiError(f"{folder} is not a run folder: it has no run.json.", "Give the folder that `pesi train` made.")
+    stored = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    classes = tuple(TaskClass(c["name"], tuple(c["diagnoses"])) for c in stored["task"]["classes"])
+    text = {column: str for column in COLUMNS if column != "age"}
+    frame = pd.read_csv(folder / "records.csv", dtype=text, keep_default_na=False, na_values={c: [""] for c in COLUMNS})
+    return Run(
+        load_recipe(folder / "recipe.toml"),
+        record_table(frame.astype(object).where(frame.notna(), None).to_dict("records")),
+        Task(stored["task"]["name"], classes, tuple(stored["task"]["scored"])),
+        RunSettings(**stored["settings"]),
+    )
+
+
+def run_training(
+    folder: str | Path,
+    *,
+    say: Say = lambda text: None,
+    show_progress: bool = True,
+    callbacks: tuple[Callback, ...] = (),
+) -> dict[str, Any]:
+    """Train, or go on training, the run in `folder`; then calibrate and write the bundle.
+
+    A run that was cut goes on after its last finished epoch, and ends as if it had not been cut, bit for bit on a CPU.
+
+    Args:
+        folder: A run folder made by `start_run`.
+        say: Told what happens, a line at a time.
+        show_progress: Whether to show a progress bar on stderr.
+        callbacks: Further Lightning callbacks.
+
+    Returns:
+        The contents of `result.json`; empty in a process other than the first.
+    """
+    folder = Path(folder)
+    recipe, used, task, settings = open_run(folder)
+    if (folder / "result.json").is_file():
+        say(f"{folder} is finished already.")
+        result: dict[str, Any] = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        return result
+    _quiet()
+    cv2.setNumThreads(1)
+    threads = settings.threads or max(1, (os.cpu_count() or 1) // settings.devices - settings.workers)
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    rank = int(os.environ.get("LOCAL_RANK", "0"))
+
+    if rank == 0:
+        write_json(folder / "environment.json", environment(threads))
+    parts = {split: used[used["split"] == split].reset_index(drop=True) for split in ("train", "val")}
+    classes = {split: class_indices(part, task) for split, part in parts.items()}
+    squares = {
+        split: _squares(part, recipe, settings, say, show_progress and rank == 0) for split, part in parts.items()
+    }
+
+    L.seed_everything(recipe.seed, verbose=False)
+    network = create_model(
+        recipe.network.name, num_classes=len(output_names(task, recipe.loss.head)), **recipe.network.options()
+    )
+    checkpoint = folder / "checkpoints" / "last.ckpt"
+    if settings.pretrained and not checkpoint.is_file():
+        report: LoadReport = load_resnet_weights(network, settings.pretrained)
+        say(f"Pretrained weights: {report}.")
+    batches = len(classes["train"]) // settings.devices // recipe.batch_size
+    if not batches:
+        raise RecipeError(
+            f"{len(classes['train'])} training images over {settings.devices} process(es) do not fill one batch of "
+            f"{recipe.batch_size}.",
+            "Choose a smaller batch: --set batch_size=...",
+        )
+    module = LesionModule(
+        network,
+        recipe,
+        task,
+        class_weights(classes["train"], len(task.classes), recipe.loss.class_weight),
+        steps_per_epoch=-(-batches // recipe.accumulate),
+    )
+    module.to(memory_format=torch.channels_last)
+    trainer = _trainer(recipe, settings, folder, show_progress, callbacks)
+    say(
+        f"{recipe.name}: {len(classes['train'])} training and {len(classes['val'])} validation images, "
+        f"{recipe.epochs} epochs, {recipe.precision}, {settings.devices} process(es) of {threads} thread(s)."
+    )
+    if checkpoint.is_file():
+        say(f"Going on from {checkpoint}.")
+    if not (checkpoint.is_file() and _stopped_early(checkpoint, recipe.patience)):
+        trainer.fit(
+            module,
+            _training_loader(squares["train"], classes["train"], recipe, settings, trainer),
+            _validation_loader(squares["val"], classes["val"], recipe, settings, trainer),
+            ckpt_path=str(checkpoint) if checkpoint.is_file() else None,
+            weights_only=True,
+        )
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    if not trainer.is_global_zero:
+        return {}
+    return finish_run(folder, recipe, settings.data, parts["val"], squares["val"], classes["val"], task, say=say)
+
+
+def _trainer(
+    recipe: Recipe, settings: RunSettings, folder: Path, show_progress: bool, extra: tuple[Callback, ...]
+) -> L.Trainer:
+    callbacks: list[Callback] = [*extra, EpochLog(folder / "log.csv")]
+    if show_progress:
+        callbacks.append(RunProgress(recipe.batch_size))
+    if recipe.ema:
+        callbacks.append(EMAWeightAveraging(decay=recipe.ema))
+    if recipe.patience:
+        callbacks.append(
+            EarlyStopping("val/mean_auc", mode="max", patience=recipe.patience, check_on_train_epoch_end=True)
+        )
+    callbacks.append(
+        ModelCheckpoint(
+            folder / "checkpoints",
+            filename="best",
+            monitor="val/mean_auc",
+            mode="max",
+            save_last=True,
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        )
+    )
+    parallel = settings.devices > 1
+    return L.Trainer(
+        accelerator=settings.accelerator,
+        devices=settings.devices,
+        strategy="ddp" if parallel else "auto",
+        precision="bf16-mixed" if recipe.precision == "bf16" else "32-true",
+        max_epochs=recipe.epochs,
+        accumulate_grad_batches=recipe.accumulate,
+        gradient_clip_val=recipe.optimizer.clip_norm or None,
+        callbacks=callbacks,
+        logger=TensorBoardLogger(folder, name="tensorboard", version=""),
+        plugins=[WholeCheckpoints()],
+        enable_progress_bar=show_progress,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        log_every_n_steps=10,
+        use_distributed_sampler=False,
+        sync_batchnorm=parallel and torch.cuda.is_available(),
+    )
+
+
+def _training_loader(
+    squares: NDArray[np.uint8], classes: NDArray[np.int64], recipe: Recipe, settings: RunSettings, trainer: L.Trainer
+) -> DataLoader:
+    return DataLoader(
+        TrainingPictures(squares, classes, recipe.augmentation, recipe.picture.size),
+        recipe.batch_size,
+        sampler=EpochSampler(
+            classes,
+            recipe.loss.sampler,
+            seed=recipe.seed,
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+        ),
+        drop_last=True,
+        num_workers=settings.workers,
+        persistent_workers=settings.workers > 0,
+    )
+
+
+def _validation_loader(
+    squares: NDArray[np.uint8], classes: NDArray[np.int64], recipe: Recipe, settings: RunSettings, trainer: L.Trainer
+) -> DataLoader:
+    return DataLoader(
+        ValidationPictures(squares, classes, recipe.picture.size),
+        recipe.batch_size,
+        sampler=ShardSampler(len(classes), rank=trainer.global_rank, world_size=trainer.world_size),
+        num_workers=settings.workers,
+        persistent_workers=settings.workers > 0,
+    )
+
+
+def _squares(
+    records: pd.DataFrame, recipe: Recipe, settings: RunSettings, say: Say, show_progress: bool
+) -> NDArray[np.uint8]:
+    bar = tqdm(total=len(records), unit="image", desc="decoding", leave=False, disable=not show_progress)
+
+    def progress(done: int, total: int) -> None:
+        bar.update(done - bar.n)
+
+    with bar:
+        return cached_squares(
+            list(records["path"]),
+            size=recipe.picture.source_size,
+            geometry=recipe.picture.geometry,
+            cache_dir=settings.cache_dir or default_cache_dir(),
+            progress=progress,
+        )
+
+
+def _stopped_early(checkpoint: Path, patience: int) -> bool:
+    """Whether the run had already lost its patience when it was cut, so that it must not train on."""
+    rows = read_checkpoint_file(checkpoint)["callbacks"]["EpochLog"]["rows"]
+    aucs = [row["val/mean_auc"] for row in rows]
+    return bool(patience) and len(aucs) - 1 - int(np.argmax(aucs)) >= patience
+
+
+def _quiet() -> None:
+    """Keep the trainer's own chatter out of the user's way; its errors still come through."""
+    for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for message in (".*num_workers.*", ".*Checkpoint directory.*", ".*lr_scheduler.step.*", ".*treespec.*"):
+        warnings.filterwarnings("ignore", message=message)
