@@ -3,22 +3,49 @@
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 
+from pesi import __version__
+from pesi.cli.data import data_app
+from pesi.cli.demo import demo
+from pesi.cli.evaluate import compare, evaluate
+from pesi.cli.explain import explain
+from pesi.cli.predict import predict
+from pesi.cli.recipes import recipes
+from pesi.cli.status import EXIT_USAGE
+from pesi.cli.train import train
 from pesi.errors import PesiError
-
-EXIT_REFUSED = 1  # some inputs were refused, the rest was done
-EXIT_USAGE = 2  # nothing could be done: wrong option, file or setting
 
 app = typer.Typer(
     name="pesi",
     help="Classify skin lesions in dermoscopy images with attention residual learning.",
     no_args_is_help=True,
+    invoke_without_command=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+@app.callback()
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)] = False,
+) -> None:
+    if version:
+        print(f"pesi-cnn {__version__}")
+        raise typer.Exit
+
+
+app.command()(train)
+app.command()(predict)
+app.command()(explain)
+app.command()(evaluate)
+app.command()(compare)
+app.command()(recipes)
+app.command()(demo)
+app.add_typer(data_app, name="data")
 
 
 def main() -> None:

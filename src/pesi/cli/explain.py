@@ -41,7 +41,7 @@ def explain(
     lesion, inside = None, None
     if mask is not None:
         preprocess = classifier.config.preprocess
-        lesion = read_mask(mask, size=preprocess.size, geometry=preprocess.geometry, image_size=image_size(image))
+        lesion = read_mask(mask, size=preprocess.size, geometry=preprocess.geometry, expected=image_size(image))
         maps = {"class activation": explanation.cam, **explanation.attention, "blended": explanation.blended}
         inside = {name: attention_inside(values, lesion) for name, values in maps.items()}
     png = explanation_png(explanation, title=image.name, mask=lesion, inside=inside)

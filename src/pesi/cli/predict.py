@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pesi.cli.status import EXIT_REFUSED
 from pesi.errors import DataError
 
 if TYPE_CHECKING:
@@ -52,7 +53,6 @@ def predict(
     """
     from tqdm import tqdm
 
-    from pesi.cli.app import EXIT_REFUSED
     from pesi.files import write_text
     from pesi.predict.classifier import load
     from pesi.predict.prediction import Refusal

@@ -109,5 +109,29 @@ def _start(recipe: str, overrides: list[str], folder: Path, settings: RunSetting
 
 
 def score_run(folder: Path) -> None:
-    """Evaluate a finished run on its validation images: metrics.json, report.html and the bundle's card."""
-    print(f"Run: {folder}")
+    """Evaluate a finished run on its validation images: metrics.json, report.html, and the bundle's card."""
+    import pandas as pd
+
+    from pesi.cli.evaluate import summary_text
+    from pesi.evaluate.evaluation import evaluate_predictions
+    from pesi.evaluate.report import write_report
+    from pesi.files import write_json, write_text
+    from pesi.predict.bundle import read_config
+    from pesi.predict.card import model_card
+    from pesi.train.run import open_run
+
+    run, config = open_run(folder), read_config(folder / "bundle")
+    predictions = pd.read_csv(folder / "predictions" / "val.csv", dtype={"image_id": str})
+    evaluation = evaluate_predictions(predictions, run.records[run.records["split"] == "val"], run.task)
+    scores = evaluation.to_dict()
+    provenance = {
+        "bundle": config.bundle_id,
+        "images": "validation images of this run; they also chose the epoch, the temperature and the thresholds",
+        "views": config.views,
+        "temperature": f"{config.temperature.value:.3f}: {config.temperature.how}",
+    }
+    write_report(evaluation, folder / "report.html", title=f"{config.name}, validation", provenance=provenance)
+    write_json(folder / "metrics.json", scores)
+    write_text(folder / "bundle" / "README.md", model_card(config, scores))
+    print(summary_text(scores))
+    print(f"Report: {folder / 'report.html'}\nBundle: {folder / 'bundle'}")

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import tomli_w
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pesi.data.transforms import Augmentation, Geometry
 from pesi.data.views import VIEWS
@@ -106,6 +106,11 @@ class Recipe(_Section):
     augmentation: Augmentation = Augmentation()
     loss: Loss = Loss()
     optimizer: Optimizer = Optimizer()
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _word(cls, value: Any) -> Any:
+        return str(value) if value == 32 else value  # --set precision=32 is a number to TOML
 
     @model_validator(mode="after")
     def _known(self) -> Recipe:

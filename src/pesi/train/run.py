@@ -132,7 +132,10 @@ def open_run(folder: str | Path) -> Run:
     frame = pd.read_csv(folder / "records.csv", dtype=text, keep_default_na=False, na_values={c: [""] for c in COLUMNS})
     return Run(
         load_recipe(folder / "recipe.toml"),
-        record_table(frame.astype(object).where(frame.notna(), None).to_dict("records")),
+        record_table(
+            {str(k): v for k, v in row.items()}
+            for row in frame.astype(object).where(frame.notna(), None).to_dict("records")
+        ),
         Task(stored["task"]["name"], classes, tuple(stored["task"]["scored"])),
         RunSettings(**stored["settings"]),
     )

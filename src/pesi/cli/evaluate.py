@@ -1,0 +1,272 @@
+"""`pesi evaluate` and `pesi compare`: predictions against the truth, with intervals."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pesi.errors import DataError, PesiError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from pesi.evaluate.evaluation import Evaluation
+    from pesi.predict.classifier import Classifier
+
+DataOption = Annotated[str, typer.Option(help="The data set's folder, or a CSV file.")]
+DatasetOption = Annotated[str | None, typer.Option(help="Which data set it is, where that cannot be found out.")]
+SplitOption = Annotated[str, typer.Option(help="train, val, test, or all.")]
+ReplicatesOption = Annotated[int, typer.Option(min=100, help="Bootstrap resamples.")]
+
+
+def evaluate(
+    data: DataOption,
+    out: Annotated[Path, typer.Option(help="The folder for metrics.json, report.html, predictions.csv.")],
+    bundle: Annotated[str | None, typer.Option(help="The classifier. Default: the shipped one.")] = None,
+    predictions: Annotated[
+        Path | None, typer.Option(help="Score this table (.csv, .parquet) instead of a bundle.")
+    ] = None,
+    dataset: DatasetOption = None,
+    split: SplitOption = "val",
+    task: Annotated[str, typer.Option(help="With --predictions: the task.")] = "isic2017",
+    views: Annotated[str | None, typer.Option(help="single, flips4, grid9 or scales12. Default: the bundle's.")] = None,
+    operating_point: Annotated[
+        str | None, typer.Option(help="Threshold to use, by its name in the bundle: sensitivity_0.90. Default: 0.5.")
+    ] = None,
+    replicates: ReplicatesOption = 2000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
+    attention: Annotated[bool, typer.Option(help="Measure attention inside the lesion, where there are masks.")] = True,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, ... Default: a GPU if there is one.")] = None,
+    progress: Annotated[bool, typer.Option(help="Show progress bars.")] = True,
+) -> None:
+    """Score a classifier by the rules of the ISIC 2017 challenge, every figure with its 95 % interval.
+
+    Examples:
+
+        pesi evaluate --bundle runs/mine/bundle --data isic2017 --split val --out runs/mine/val
+
+        pesi evaluate --predictions submission.csv --data isic2017 --split test --out scores
+    """
+    from pesi.evaluate.evaluation import evaluate_predictions
+    from pesi.predict.tables import read_prediction_table
+    from pesi.taxonomy import task_of
+
+    records = chosen_records(data, dataset, split)
+    show = progress and sys.stderr.isatty()
+    provenance = {"images": f"{split} of {Path(data).name}", "ids": _ids_hash(records)}
+    if predictions is not None:
+        if bundle is not None:
+            raise typer.BadParameter("Give --bundle or --predictions, not both.")
+        table = read_prediction_table(predictions)
+        table = table[table["image_id"].isin(set(records["image_id"]))]
+        provenance["predictions"] = predictions.name
+        evaluation = evaluate_predictions(
+            table, records, task_of(task, records["diagnosis"].dropna()), replicates=replicates, seed=seed
+        )
+        _write(out, evaluation, table, f"Predictions on {split}", provenance, None, [])
+        return
+    from pesi.predict.classifier import load
+
+    classifier = load(bundle, device=device)
+    table = predict_table(classifier, records, views, show)
+    thresholds = _thresholds(classifier, operating_point)
+    evaluation = evaluate_predictions(
+        table, records, classifier.task, replicates=replicates, seed=seed, thresholds=thresholds
+    )
+    summary, pictures = None, []
+    if attention and records["mask_path"].notna().any():
+        summary = _attention(classifier, records, show)
+    if attention:
+        pictures = _examples(classifier, records, table)
+    provenance |= {
+        "bundle": classifier.config.bundle_id,
+        "network": classifier.config.network.name,
+        "attention form": str(classifier.config.network.options.get("attention", "spatial")),
+        "views": views or classifier.config.views,
+        "temperature": f"{classifier.config.temperature.value:.3f}: {classifier.config.temperature.how}",
+        "thresholds": operating_point or "0.5",
+    }
+    _write(out, evaluation, table, f"{classifier.config.name} on {split}", provenance, summary, pictures)
+
+
+def compare(
+    a: Annotated[Path, typer.Argument(help="Predictions: a table, or a folder that `pesi evaluate` wrote.")],
+    b: Annotated[Path, typer.Argument(help="Predictions of the same images by another classifier.")],
+    data: DataOption,
+    dataset: DatasetOption = None,
+    split: SplitOption = "val",
+    task: Annotated[str, typer.Option(help="The task.")] = "isic2017",
+    out: Annotated[Path | None, typer.Option(help="Also write the result as JSON.")] = None,
+    replicates: ReplicatesOption = 2000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
+) -> None:
+    """Test whether two classifiers differ, on the same images: paired DeLong and paired bootstrap.
+
+    Examples:
+
+        pesi compare runs/a/val runs/b/val --data isic2017
+
+        pesi compare a.csv b.csv --data isic2017 --split test --out difference.json
+    """
+    from pesi.evaluate.evaluation import compare_predictions
+    from pesi.files import write_json
+    from pesi.predict.tables import read_prediction_table
+    from pesi.taxonomy import task_of
+
+    records = chosen_records(data, dataset, split)
+    tables = []
+    for path in (a, b):
+        table = read_prediction_table(path / "predictions.csv" if path.is_dir() else path)
+        tables.append(table[table["image_id"].isin(set(records["image_id"]))])
+    known = task_of(task, records["diagnosis"].dropna())
+    comparison = compare_predictions(*tables, records, known, replicates=replicates, seed=seed)
+    print(f"A: {a}\nB: {b}\n{comparison.to_text()}", end="")
+    if out is not None:
+        write_json(out, comparison.to_dict())
+
+
+def chosen_records(data: str, dataset: str | None, split: str) -> pd.DataFrame:
+    """The labelled images of one split.
+
+    Raises:
+        DataError: The split's name is unknown, or it holds no labelled images.
+    """
+    from pesi.data.readers import read_dataset
+    from pesi.data.records import SPLITS
+
+    if split not in (*SPLITS, "all"):
+        raise DataError(f"Unknown split {split!r}.", f"Choose one of: {', '.join(SPLITS)}, all.")
+    records = read_dataset(data, dataset=dataset)
+    chosen = records if split == "all" else records[records["split"] == split]
+    if not len(chosen):
+        found = ", ".join(sorted(set(records["split"].dropna()))) or "none"
+        raise DataError(f"{data} has no {split} images; its splits: {found}.", "Choose another --split, or all.")
+    chosen = chosen[chosen["diagnosis"].notna()].reset_index(drop=True)
+    if not len(chosen):
+        raise DataError(
+            f"The {split} images of {data} have no labels.",
+            "Evaluation needs a ground truth. To write their predictions: pesi predict DIR --out FILE",
+        )
+    return chosen
+
+
+def predict_table(classifier: Classifier, records: pd.DataFrame, views: str | None, show: bool) -> pd.DataFrame:
+    """Probabilities of all records' images.
+
+    Raises:
+        DataError: Some images cannot be read; evaluating the rest would flatter.
+    """
+    from tqdm import tqdm
+
+    from pesi.predict.classifier import probability_table
+    from pesi.predict.prediction import Refusal
+
+    results = []
+    with tqdm(total=len(records), unit="image", desc="predicting", disable=not show, leave=False) as bar:
+        for result in classifier.predict_many(list(records["path"]), image_ids=list(records["image_id"]), views=views):
+            results.append(result)
+            bar.update()
+    refused = [result for result in results if isinstance(result, Refusal)]
+    if refused:
+        raise DataError(
+            f"{len(refused)} image(s) cannot be read, the first is {refused[0].path}: {refused[0].reason}",
+            "Repair or remove them (pesi data check): scores of the rest alone would not be comparable.",
+        )
+    return probability_table([result for result in results if not isinstance(result, Refusal)])
+
+
+def _thresholds(classifier: Classifier, name: str | None) -> dict[str, float]:
+    if name is None:
+        return {}
+    found = {t.class_name: t.value for t in classifier.config.thresholds if t.name == name}
+    if not found:
+        names = sorted({t.name for t in classifier.config.thresholds})
+        raise PesiError(f"This bundle has no operating point {name!r}.", f"It has: {', '.join(names) or 'none'}.")
+    return found
+
+
+def _attention(classifier: Classifier, records: pd.DataFrame, show: bool) -> dict[str, Any]:
+    from tqdm import tqdm
+
+    from pesi.cli.bars import move
+    from pesi.evaluate.attention import summarise_attention
+    from pesi.explain.localisation import localise
+
+    total = int(records["mask_path"].notna().sum())
+    with tqdm(total=total, unit="image", desc="attention", disable=not show, leave=False) as bar:
+        return summarise_attention(localise(classifier, records, progress=lambda done: move(bar, done)))
+
+
+def _examples(classifier: Classifier, records: pd.DataFrame, table: pd.DataFrame) -> list[tuple[str, bytes]]:
+    """Of each scored class: the clearest find and the worst miss, explained."""
+    from pesi.explain.maps import explain
+    from pesi.explain.overlay import explanation_png
+
+    merged = records.merge(table, on="image_id")
+    pictures = []
+    for name in classifier.task.scored_names:
+        own = merged[
+            [classifier.task.class_names[classifier.task.class_of(str(d))] == name for d in merged["diagnosis"]]
+        ]
+        for kind, row in (("the clearest", own.nlargest(1, name)), ("the worst missed", own.nsmallest(1, name))):
+            if len(row):
+                image_id, path, value = row["image_id"].iloc[0], row["path"].iloc[0], float(row[name].iloc[0])
+                png = explanation_png(explain(classifier, path, class_name=name), title=str(image_id))
+                pictures.append((f"{kind} {name.replace('_', ' ')}: {image_id}, probability {value:.3f}", png))
+    return pictures
+
+
+def _write(
+    out: Path,
+    evaluation: Evaluation,
+    table: pd.DataFrame,
+    title: str,
+    provenance: dict[str, str],
+    attention: dict[str, Any] | None,
+    pictures: list[tuple[str, bytes]],
+) -> None:
+    from pesi.evaluate.report import write_report
+    from pesi.files import write_json, write_text
+
+    scores = evaluation.to_dict() | {"provenance": provenance}
+    if attention is not None:
+        scores["attention_inside_lesion"] = attention
+    write_text(out / "predictions.csv", table.to_csv(index=False))
+    write_report(
+        evaluation, out / "report.html", title=title, provenance=provenance, pictures=pictures, attention=attention
+    )
+    write_json(out / "metrics.json", scores)
+    print(summary_text(scores))
+    print(f"Report: {out / 'report.html'}")
+
+
+def summary_text(scores: dict[str, Any]) -> str:
+    """The headline figures, a line each."""
+    lines = []
+    if scores["mean_auc"] is not None:
+        low, high = scores["mean_auc_ci"]
+        lines.append(f"mean AUC {scores['mean_auc']:.3f} (95 % interval {low:.3f} to {high:.3f})")
+    for name, task in scores["tasks"].items():
+        if task["auc"] is None:
+            lines.append(f"AUC {name}: not measured, {task['reason']}")
+        else:
+            low, high = task["auc_ci"]
+            lines.append(f"AUC {name} {task['auc']:.3f} ({low:.3f} to {high:.3f}), {task['positives']} with it")
+    if "attention_inside_lesion" in scores:
+        summary = scores["attention_inside_lesion"]
+        lines.append(f"lesion {summary['area']:.1%} of the area; inside it, of")
+        for name, row in summary["maps"].items():
+            low, high = row["above_ci"]
+            above = f"{100 * row['above']:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f})"
+            lines.append(f"  {name}: {row['inside']:.1%}, {above}")
+    return "\n".join(lines)
+
+
+def _ids_hash(records: pd.DataFrame) -> str:
+    import hashlib
+
+    digest = hashlib.sha256("\n".join(sorted(records["image_id"])).encode()).hexdigest()
+    return f"{len(records)} images, SHA-256 of their sorted ids {digest[:16]}"

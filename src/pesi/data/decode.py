@@ -1,0 +1,390 @@
+"""Image files to sRGB arrays: the one decoder of training and prediction. What would need a guess is refused."""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, cast
+
+import numpy as np
+from PIL import (
+    BmpImagePlugin,
+    Image,
+    ImageCms,
+    ImageFile,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+
+from pesi.errors import ImageError
+
+MAX_PIXELS = 100_000_000
+_MAX_BYTES = 2 << 30  # 100 million pixels of 16-bit RGB with alpha are 0.8 GB
+
+# The classes themselves, not Image.open(): that one obeys a process-wide pixel limit which anybody may have changed.
+_FORMATS: dict[str, type[ImageFile.ImageFile]] = {
+    "JPEG": JpegImagePlugin.JpegImageFile,
+    "PNG": PngImagePlugin.PngImageFile,
+    "TIFF": TiffImagePlugin.TiffImageFile,
+    "BMP": BmpImagePlugin.BmpImageFile,
+    "WebP": WebPImagePlugin.WebPImageFile,
+}
+_REFUSED_FORMATS = (  # (offset, bytes, name), so that the message can tell what the file is
+    (0, b"GIF8", "a GIF"),
+    (4, b"ftyp", "a HEIC, AVIF or MP4 file"),
+    (0, b"\x00\x00\x00\x0cjP  ", "a JPEG 2000 file"),
+    (128, b"DICM", "a DICOM file"),
+    (0, b"%PDF", "a PDF"),
+    (0, b"8BPS", "a Photoshop file"),
+    (0, b"PK\x03\x04", "a zip archive"),
+)
+_ALLOWED = ", ".join(_FORMATS)
+
+_ORIENTATION = 274  # TIFF 6.0 and EXIF 2.3 tag
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+_SAVE_RGB = "Save it as an 8-bit RGB JPEG or PNG (sRGB) from the camera's original."
+
+
+def decode_image(
+    source: str | Path | bytes,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    color_managed: bool = True,
+    min_side: int | None = None,
+) -> np.ndarray:
+    """Decode a photograph to 8-bit sRGB, upright.
+
+    What is done, and what is refused:
+
+    - Formats: JPEG, PNG, TIFF, BMP, WebP, told by the file's first bytes; the name's ending plays no part.
+    - The size is read from the header and held to `max_pixels` before a pixel is decoded.
+    - Truncated and damaged files are refused.
+    - The EXIF orientation (values 2 to 8) is applied; a damaged EXIF block is refused.
+    - An embedded ICC profile is converted to sRGB (relative colorimetric). A damaged profile, or one of another colour
+      space, is refused. Without a profile the pixels are taken as sRGB, as every browser does; PNG's gAMA and cHRM
+      chunks are not read. A profile within one level of sRGB leaves the pixels as they are.
+    - Palettes are converted. Alpha is dropped where it is fully opaque and refused otherwise.
+    - Gray, CMYK, LAB and other modes are refused: colour carries the diagnosis, and none of them is a dermoscope's.
+    - 16 bits a sample are refused: files of 10 and 12 bits in 16 exist, and which they are cannot be told.
+    - More than one frame or page is refused. A JPEG with further pictures behind the first (phones' MPO and gain
+      maps) gives the first, which the standard (CIPA DC-007) makes the representative one.
+
+    Args:
+        source: A path, or the file's bytes.
+        max_pixels: Refuse larger images.
+        color_managed: False leaves an ICC profile out of account.
+        min_side: Let the JPEG decoder reduce by 2, 4 or 8 while both sides stay at least `2 * min_side`: several
+            times faster on large photographs, no effect on other formats. The pixels differ a little from reducing
+            the full picture, so a network must be given the same value in training and in prediction.
+
+    Returns:
+        uint8 array (H, W, 3), contiguous and writable.
+
+    Raises:
+        ImageError: The image cannot be read, or only by guessing.
+    """
+    if min_side is not None and min_side < 1:
+        raise ValueError(f"min_side must be at least 1, got {min_side}")
+    name = _name(source)
+    with _opened(source, max_pixels) as (image, kind):
+        _refuse_by_header(image, kind, name)
+        if min_side is not None and isinstance(image, JpegImagePlugin.JpegImageFile):
+            image.draft("RGB", (2 * min_side, 2 * min_side))
+        _load(image, name)
+        rgb = _opaque_rgb(image, name)
+        profile = image.info.get("icc_profile")
+        if color_managed and profile:
+            _apply_profile(rgb, profile, name)
+        return np.array(_upright(rgb, image, kind, name), dtype=np.uint8)
+
+
+def decode_mask(source: str | Path | bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Decode a lesion mask: any of the formats above; 1-bit, gray, palette, or RGB with equal channels.
+
+    Values above 127 are lesion; in a file that holds only 0 and 1, the ones.
+
+    Returns:
+        bool array (H, W).
+
+    Raises:
+        ImageError: The file cannot be read, or is no mask (coloured, 16-bit, partly transparent).
+    """
+    name = _name(source)
+    with _opened(source, max_pixels) as (image, kind):
+        _load(image, name)
+        if image.mode in ("1", "L") and "transparency" not in image.info:
+            values = np.asarray(_upright(image.convert("L"), image, kind, name))
+        elif image.mode in ("1", "L", "LA", "P", "PA", "RGB", "RGBA"):
+            rgb = np.asarray(_upright(_opaque_rgb(image, name), image, kind, name))
+            values = rgb[..., 0]
+            if not (rgb == values[..., None]).all():
+                raise ImageError(f"{name} is coloured, so it is no mask.", "Save the mask as black and white PNG.")
+        else:
+            raise ImageError(f"{name} is no mask (its mode is {image.mode}).", "Save the mask as black and white PNG.")
+    return cast(np.ndarray, values > (0 if values.max() == 1 else 127))
+
+
+def image_size(source: str | Path | bytes, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Width and height in pixels of the upright image, from the header alone.
+
+    Raises:
+        ImageError: The header cannot be read or is over `max_pixels`; the pixels behind it may still be damaged.
+    """
+    with _opened(source, max_pixels) as (image, kind):
+        width, height = image.size
+        if isinstance(image, TiffImagePlugin.TiffImageFile):  # Pillow turns some of them itself, by version
+            width, height = int(image.tag_v2[256]), int(image.tag_v2[257])
+        turned = _orientation(image, kind, _name(source)) in (5, 6, 7, 8)
+    return (height, width) if turned else (width, height)
+
+
+def _name(source: str | Path | bytes) -> str:
+    return f"The image ({len(source)} bytes)" if isinstance(source, bytes) else str(source)
+
+
+@contextmanager
+def _opened(source: str | Path | bytes, max_pixels: int) -> Iterator[tuple[ImageFile.ImageFile, str]]:
+    """The image behind its checked header, and its format's name."""
+    name = _name(source)
+    with _file(source, name) as file:
+        kind = _format(file, name)
+        if kind == "WebP":  # Pillow's class makes room for the picture before anybody can ask for its size
+            _check_size(*_webp_size(file, name), max_pixels, name)
+        exif = _png_exif(file) if kind == "PNG" else None
+        file.seek(0)
+        try:
+            image = _FORMATS[kind](file)
+            if isinstance(image, TiffImagePlugin.TiffImageFile):  # room is made tile by tile, whatever the picture
+                tile = [int(image.tag_v2.get(tag, 1)) for tag in (322, 323)]
+                _check_size(tile[0], tile[1], max_pixels, name)
+        except ImageError:
+            raise
+        except Exception as error:  # a damaged header raises nearly anything: SyntaxError, struct.error, KeyError ...
+            raise _damaged(name, f"its {kind} header cannot be read", error) from error
+        with image:
+            _check_size(*image.size, max_pixels, name)
+            if exif is not None:
+                image.info["exif"] = exif
+            try:
+                frames = int(getattr(image, "n_frames", 1))
+            except Exception as error:
+                raise _damaged(name, "its pages cannot be counted", error) from error
+            if frames != 1 or getattr(image, "is_animated", False):
+                raise ImageError(
+                    f"{name} is animated or has several pages ({frames} of them).",
+                    "Save the one that counts by itself.",
+                )
+            yield image, kind
+
+
+@contextmanager
+def _file(source: str | Path | bytes, name: str) -> Iterator[IO[bytes]]:
+    if isinstance(source, bytes):
+        size, file = len(source), cast(IO[bytes], io.BytesIO(source))
+    else:
+        path = Path(source)
+        try:
+            if path.is_dir():
+                raise ImageError(f"{name} is a folder.", "Give the image files in it.")
+            if not path.exists():
+                raise ImageError(f"{name} does not exist.", "Check the path.")
+            if not path.is_file():
+                raise ImageError(f"{name} is not a regular file.", "Give an image file.")
+            size, file = path.stat().st_size, path.open("rb")
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise ImageError(f"{name} cannot be opened: {reason}.", "Check the path and its permissions.") from error
+    with file:
+        if size == 0:
+            raise ImageError(f"{name} is empty (0 bytes).", "Copy or download it again.")
+        if size > _MAX_BYTES:
+            raise ImageError(f"{name} is larger than {_MAX_BYTES >> 30} GiB.", "Give a photograph.")
+        yield file
+
+
+def _format(file: IO[bytes], name: str) -> str:
+    """The format's name by its signature."""
+    head = _read(file, name, 0, 132)
+    if head.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "PNG"
+    if head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
+        return "TIFF"
+    if head.startswith(b"BM"):
+        return "BMP"
+    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
+        return "WebP"
+    known = next((kind for at, magic, kind in _REFUSED_FORMATS if head[at:].startswith(magic)), None)
+    if known is None:
+        known = "a text file" if all(9 <= byte < 127 for byte in head) else "no image that we know"
+    raise ImageError(f"{name} is {known}, whatever its name says.", f"Only these are read: {_ALLOWED}.")
+
+
+def _read(file: IO[bytes], name: str, at: int, count: int) -> bytes:
+    try:
+        file.seek(at)
+        return file.read(count)
+    except OSError as error:
+        raise ImageError(
+            f"{name} cannot be read: {error.strerror or error}.", "Check the disk; copy it again."
+        ) from error
+
+
+def _check_size(width: int, height: int, max_pixels: int, name: str) -> None:
+    if width < 1 or height < 1:
+        raise ImageError(f"{name} has no pixels ({width} x {height}).", "Copy or download it again.")
+    if width * height > max_pixels:
+        raise ImageError(
+            f"{name} would unpack to {width} x {height} pixels, over the limit of {max_pixels:,}.",
+            "A larger image than any dermoscope's may be an attack. If it is none, make it smaller first.",
+        )
+
+
+def _webp_size(file: IO[bytes], name: str) -> tuple[int, int]:
+    """Canvas size by the WebP container specification (RFC 9649)."""
+    head = _read(file, name, 0, 30)
+    if len(head) == 30:
+        if head[12:16] == b"VP8X":
+            return 1 + int.from_bytes(head[24:27], "little"), 1 + int.from_bytes(head[27:30], "little")
+        if head[12:16] == b"VP8L":
+            bits = int.from_bytes(head[21:25], "little")
+            return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+        if head[12:16] == b"VP8 ":
+            width, height = struct.unpack("<HH", head[26:30])
+            return width & 0x3FFF, height & 0x3FFF
+    raise _damaged(name, "its WebP header cannot be read")
+
+
+def _png_exif(file: IO[bytes]) -> bytes | None:
+    """A PNG's eXIf chunk, which may stand behind the pixels, where Pillow finds it only by decoding them."""
+    file.seek(8)
+    while len(head := file.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", head)
+        if kind == b"eXIf":
+            return file.read(length)
+        if kind == b"IEND":
+            return None
+        file.seek(length + 4, io.SEEK_CUR)
+    return None
+
+
+def _refuse_by_header(image: ImageFile.ImageFile, kind: str, name: str) -> None:
+    """Refuse what the header already tells: samples of more than 8 bits, and colour modes that are no photograph's."""
+    bits = 8
+    if isinstance(image, PngImagePlugin.PngImageFile):
+        bits = 16 if any("16" in str(tile[3]) for tile in image.tile) else 8
+    elif isinstance(image, TiffImagePlugin.TiffImageFile):
+        bits = max((int(count) for count in image.tag_v2.get(258, (8,))), default=8)
+    if image.mode in ("1", "L", "LA", "La", "I", "F") or image.mode.startswith("I;"):
+        raise ImageError(f"{name} is gray: without colour it is no dermoscopy image.", _SAVE_RGB)
+    if bits > 8:
+        raise ImageError(f"{name} has {bits} bits a sample: how bright they mean it cannot be told.", _SAVE_RGB)
+    if image.mode == "CMYK":
+        raise ImageError(f"{name} is in CMYK, the colours of a printing press.", _SAVE_RGB)
+    if image.mode not in ("RGB", "RGBA", "RGBX", "P", "PA"):
+        raise ImageError(f"{name} is a {kind} in the colour mode {image.mode}, which is not read.", _SAVE_RGB)
+
+
+def _load(image: ImageFile.ImageFile, name: str) -> None:
+    """Decode the pixels."""
+    if ImageFile.LOAD_TRUNCATED_IMAGES:
+        raise ImageError(
+            f"{name} was not read: somebody set PIL.ImageFile.LOAD_TRUNCATED_IMAGES, which hides damage.",
+            "Set it back to False.",
+        )
+    try:
+        image.load()
+    except Exception as error:  # the decoders raise nearly anything on damaged files
+        raise _damaged(name, "it is truncated or damaged", error) from error
+
+
+def _opaque_rgb(image: Image.Image, name: str) -> Image.Image:
+    """The loaded image in RGB; a copy, so that it may be changed in place."""
+    try:
+        if image.mode in ("RGBA", "PA", "LA") or "transparency" in image.info:
+            alpha = image.convert("RGBA").getchannel("A").getextrema()
+            if alpha != (255, 255):
+                raise ImageError(
+                    f"{name} is partly transparent: what is behind it cannot be told.",
+                    "Save it without transparency.",
+                )
+        return image.convert("RGB") if image.mode != "RGB" else image.copy()
+    except (ValueError, KeyError, OSError, SyntaxError) as error:
+        raise _damaged(name, f"its pixels ({image.mode}) cannot be converted", error) from error
+
+
+def _apply_profile(rgb: Image.Image, profile: bytes, name: str) -> None:
+    """Convert in place from an ICC profile to sRGB."""
+    try:
+        transform = _to_srgb(profile)
+        if transform is not None:
+            ImageCms.applyTransform(rgb, transform, inPlace=True)
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError) as error:
+        raise ImageError(
+            f"{name} has an ICC colour profile that cannot be used: {error}.",
+            "Save it as sRGB from the original, or strip the profile if its pixels are sRGB.",
+        ) from error
+
+
+@lru_cache(maxsize=16)
+def _to_srgb(profile: bytes) -> ImageCms.ImageCmsTransform | None:
+    """The transform from an ICC profile to sRGB; None where it would change no channel by more than one level."""
+    opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    space = opened.profile.xcolor_space.strip()
+    if space != "RGB":
+        raise ValueError(f"it describes {space} colours, the pixels are RGB")
+    transform = ImageCms.buildTransform(
+        opened,
+        ImageCms.createProfile("sRGB"),
+        "RGB",
+        "RGB",
+        renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
+    )
+    levels = np.linspace(0, 255, 16).round().astype(np.uint8)
+    cube = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(64, 64, 3)
+    seen = np.asarray(ImageCms.applyTransform(Image.fromarray(cube), transform))
+    return transform if np.abs(seen.astype(int) - cube).max() > 1 else None
+
+
+def _orientation(image: ImageFile.ImageFile, kind: str, name: str) -> int:
+    """EXIF orientation, 1 where none is given or its value is none of the standard's."""
+    try:
+        if isinstance(image, TiffImagePlugin.TiffImageFile):
+            value = image.tag_v2.get(_ORIENTATION)
+        else:
+            exif = Image.Exif()
+            exif.load(image.info.get("exif") or b"")
+            value = exif.get(_ORIENTATION)
+    except Exception as error:  # SyntaxError, struct.error, KeyError ...
+        raise ImageError(
+            f"{name} has a damaged EXIF block ({kind}): which side is up cannot be told.",
+            "Strip the block (exiftool -exif= FILE) after looking at the image.",
+        ) from error
+    return value if isinstance(value, int) and value in _TURNS else 1
+
+
+def _upright(pixels: Image.Image, image: ImageFile.ImageFile, kind: str, name: str) -> Image.Image:
+    """`pixels` of the loaded `image`, turned; a TIFF that Pillow has turned itself no longer has the tag."""
+    turn = _TURNS.get(_orientation(image, kind, name))
+    return pixels if turn is None else pixels.transpose(turn)
+
+
+def _damaged(name: str, what: str, error: Exception | None = None) -> ImageError:
+    reason = f" ({error})" if error is not None and str(error) else ""
+    return ImageError(f"{name} is unreadable: {what}{reason}.", "Copy or download it again; open it in a viewer.")

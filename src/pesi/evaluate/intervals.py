@@ -1,0 +1,81 @@
+"""Intervals: the stratified bootstrap, and Wilson's for a proportion."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+_CHUNK = 8_000_000  # weights held at a time
+
+
+def bootstrap_weights(strata: NDArray, replicates: int, rng: np.random.Generator) -> Iterator[NDArray[np.int32]]:
+    """How often each image stands in each resample, a chunk of replicates at a time.
+
+    Within each stratum as many images are drawn with replacement as it has, so class counts stay as they are.
+
+    Args:
+        strata: Stratum of each image, (N,).
+        replicates: How many resamples in all.
+        rng: The generator.
+
+    Yields:
+        (r, N) counts; the r add up to `replicates`.
+    """
+    groups = [np.flatnonzero(strata == value) for value in np.unique(strata)]
+    step = max(1, _CHUNK // max(len(strata), 1))
+    for start in range(0, replicates, step):
+        rows = min(step, replicates - start)
+        weights = np.zeros((rows, len(strata)), np.int32)
+        for members in groups:
+            drawn = rng.integers(len(members), size=(rows, len(members)))
+            for row in range(rows):
+                weights[row, members] = np.bincount(drawn[row], minlength=len(members))
+        yield weights
+
+
+def bootstrap(
+    statistics: Callable[[NDArray], dict[str, Floats]], strata: NDArray, *, replicates: int, rng: np.random.Generator
+) -> dict[str, Floats]:
+    """Bootstrap distribution of several statistics at once, from the same resamples.
+
+    Args:
+        statistics: From weights (r, N) to name -> values (r,).
+        strata: Stratum of each image, (N,).
+        replicates: How many resamples.
+        rng: The generator.
+
+    Returns:
+        Name -> (replicates,).
+    """
+    chunks = [statistics(weights) for weights in bootstrap_weights(strata, replicates, rng)]
+    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+
+
+def percentile_interval(values: Floats, level: float = 0.95) -> tuple[float, float]:
+    """The middle `level` of a bootstrap distribution."""
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
+    """95 % interval of a proportion (E. B. Wilson, JASA 22, 1927)."""
+    if trials == 0:
+        return 0.0, 1.0
+    z = 1.959963984540054
+    p, n = successes / trials, trials
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def mean_interval(values: Floats, *, replicates: int, rng: np.random.Generator) -> tuple[float, float, float]:
+    """Mean of values (N,) and its 95 % bootstrap interval."""
+    draws = bootstrap(
+        lambda w: {"mean": w @ values / len(values)}, np.zeros(len(values)), replicates=replicates, rng=rng
+    )["mean"]
+    return float(values.mean()), *percentile_interval(draws)

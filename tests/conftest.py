@@ -1,0 +1,102 @@
+"""What every test gets: one torch thread, an own cache, tiny pictures, and real data where there are any."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image as PillowImage
+
+from pesi.data.records import record_table
+from pesi.predict.classifier import Classifier
+from pesi.taxonomy import TASKS
+from pesi.train.recipe import load_recipe
+from pesi.train.run import RunSettings, run_training, start_run
+
+os.environ.setdefault("MPLCONFIGDIR", "/tmp/pesi-matplotlib")
+torch.set_num_threads(1)
+cv2.setNumThreads(1)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with `data/` and `weights/`, beside the project or named by PESI_SHARED."""
+    folder = Path(os.environ.get("PESI_SHARED") or Path(__file__).resolve().parents[2] / "shared")
+    if not (folder / "data").is_dir():
+        pytest.skip("needs the real images and weights of ../shared (or PESI_SHARED), which are absent")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PESI_CACHE", str(tmp_path_factory.getbasetemp() / "pesi-cache"))
+
+
+def write_spots(folder: Path, *, train: int = 24, val: int = 12, size: int = 72, seed: int = 0) -> pd.DataFrame:
+    """Pictures of one spot on skin, whose colour tells the class; a record table over them, with masks."""
+    rng = np.random.default_rng(seed)
+    colours = {"MEL": (40, 30, 60), "SK": (200, 160, 60), "NV": (120, 70, 40)}
+    rows = []
+    for split, count in (("train", train), ("val", val)):
+        for index in range(count):
+            diagnosis = list(colours)[index % 3]
+            picture = np.clip(rng.normal((220, 180, 160), 12, (size, size, 3)), 0, 255).astype(np.uint8)
+            centre = tuple(int(v) for v in rng.integers(size // 3, 2 * size // 3, 2))
+            radius = int(rng.integers(size // 6, size // 4))
+            colour = np.clip(np.add(colours[diagnosis], rng.normal(0, 12, 3)), 0, 255)
+            cv2.circle(picture, centre, radius, [float(v) for v in colour], -1)
+            mask = cv2.circle(np.zeros((size, size), np.uint8), centre, radius, 255, -1)
+            name = f"{split}_{index:03d}"
+            PillowImage.fromarray(picture).save(folder / f"{name}.png")
+            PillowImage.fromarray(mask).save(folder / f"{name}_mask.png")
+            rows.append(
+                {
+                    "image_id": name,
+                    "path": str(folder / f"{name}.png"),
+                    "diagnosis": diagnosis,
+                    "split": split,
+                    "mask_path": str(folder / f"{name}_mask.png"),
+                    "source": "spots",
+                }
+            )
+    return record_table(rows)
+
+
+TINY = (
+    "network.name=pesi14",
+    "network.alpha=0.1",
+    "picture.size=64",
+    "picture.source_size=72",
+    "batch_size=6",
+    "epochs=2",
+    "precision=32",
+    "optimizer.warmup_epochs=0.5",
+)
+
+
+@pytest.fixture(scope="session")
+def spots(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+    """A record table of tiny pictures: 24 to train, 12 to validate."""
+    return write_spots(tmp_path_factory.mktemp("spots"))
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory, spots: pd.DataFrame) -> Path:
+    """A finished run folder of a tiny Pesi-14 on the spots."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    cache = str(tmp_path_factory.mktemp("cache"))
+    settings = RunSettings(data="spots", threads=1, cache_dir=cache)
+    start_run(load_recipe("pesi50", [*TINY, "epochs=4"]), spots, folder, settings, TASKS["isic2017"])
+    run_training(folder, show_progress=False)
+    return folder
+
+
+@pytest.fixture
+def classifier(tiny_run: Path) -> Classifier:
+    """The tiny run's classifier."""
+    return Classifier.load(tiny_run / "bundle", device="cpu")

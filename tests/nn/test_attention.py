@@ -1,0 +1,120 @@
+"""The attention against its formula in float64, against plain autograd, and under mixed precision."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pesi.nn.attention import FORMS, attend, attention_map
+from pesi.nn.block import PesiBlock
+
+ATTENDING = [form for form in FORMS if form != "none"]
+
+
+def by_the_formula(
+    o: torch.Tensor, s: torch.Tensor, alpha: torch.Tensor, form: str, temperature: float
+) -> torch.Tensor:
+    """METHOD section 1, written with torch's own softmax on flattened maps."""
+    n, c, h, w = o.shape
+    z = o / temperature
+    if form.startswith("spatial"):
+        m = torch.softmax(z.reshape(n, c, h * w), dim=2).reshape(n, c, h, w)
+        if form == "spatial-mean1":
+            m = m * h * w
+    elif form == "channel":
+        m = torch.softmax(z, dim=1)
+    else:
+        m = 1 / (1 + torch.exp(-z))
+    return torch.clamp(s + o + alpha.reshape(1, -1, 1, 1) * m * s, min=0)
+
+
+@pytest.mark.parametrize("form", ATTENDING)
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_value_and_gradients_follow_the_formula(form, per_channel, memory_format):
+    torch.manual_seed(0)
+    inputs = [torch.randn(2, 5, 4, 6, dtype=torch.float64).contiguous(memory_format=memory_format) for _ in range(2)]
+    alpha = torch.rand(5 if per_channel else 1, dtype=torch.float64) + 0.5
+    weights = torch.randn(2, 5, 4, 6, dtype=torch.float64)
+    results = []
+    for function in (attend, by_the_formula):
+        o, s, a = (t.clone(memory_format=torch.preserve_format).requires_grad_() for t in (*inputs, alpha))
+        y = function(o, s, a, form, 0.7)
+        results.append((y, *torch.autograd.grad((y * weights).sum(), [o, s, a])))
+    for ours, expected in zip(*results, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("form", ATTENDING)
+def test_gradcheck(form):
+    torch.manual_seed(1)
+    o, s = (torch.randn(2, 3, 3, 4, dtype=torch.float64).requires_grad_() for _ in range(2))
+    alpha = torch.tensor([0.8, -0.3, 1.5], dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(lambda *x: attend(*x, form, 1.3), (o, s, alpha))
+
+
+def test_inference_and_training_agree():
+    torch.manual_seed(2)
+    o, s = torch.randn(2, 8, 5, 5), torch.randn(2, 8, 5, 5)
+    alpha = torch.tensor([0.5])
+    with torch.no_grad():
+        inference = attend(o, s, alpha, "spatial", 1.0)
+    torch.testing.assert_close(attend(o.requires_grad_(), s, alpha, "spatial", 1.0), inference)
+
+
+def test_sums():
+    o = 10 * torch.randn(3, 7, 9, 4)
+    torch.testing.assert_close(attention_map(o, "spatial").sum((2, 3)), torch.ones(3, 7))
+    torch.testing.assert_close(attention_map(o, "spatial-mean1").mean((2, 3)), torch.ones(3, 7))
+    torch.testing.assert_close(attention_map(o, "channel").sum(1), torch.ones(3, 9, 4))
+
+
+def test_large_values_do_not_overflow():
+    m = attention_map(torch.full((1, 2, 3, 3), 1e30), "spatial")
+    torch.testing.assert_close(m, torch.full((1, 2, 3, 3), 1 / 9))
+
+
+def survival(form: str, side: int, *, in_bfloat16: bool) -> float:
+    """Share of the true contribution alpha M s that is left of it, by projection on it, under mixed precision."""
+    torch.manual_seed(side)
+    o, s = torch.randn(1, 64, side, side).relu() + 0.1, torch.randn(1, 64, side, side).relu() + 0.1
+    alpha = torch.tensor([0.1])
+    o16 = o.bfloat16()
+    true = alpha * attention_map(o16.float(), form) * s
+    with torch.no_grad():
+        if in_bfloat16:  # what a naive block does
+            s16 = s.bfloat16()
+            m = attention_map(o16, form).bfloat16()
+            added = (o16 + s16 + alpha.bfloat16() * m * s16).float() - (o16 + s16).float()
+        else:
+            added = attend(o16, s, alpha, form).float() - (o16.float() + s)
+    return float((added * true).sum() / (true * true).sum())
+
+
+@pytest.mark.parametrize("side", [56, 28, 14, 7])
+def test_mixed_precision_keeps_the_attention(side):
+    assert survival("spatial", side, in_bfloat16=False) == pytest.approx(1.0, abs=0.02)
+
+
+def test_a_bfloat16_sum_would_lose_it():
+    assert survival("spatial", 56, in_bfloat16=True) < 0.1  # why the stream is float32
+
+
+def test_block_under_autocast_keeps_the_attention():
+    torch.manual_seed(0)
+    blocks = {alpha: PesiBlock(64, 64, alpha=alpha).eval() for alpha in (0.0, 0.1)}
+    blocks[0.1].load_state_dict(blocks[0.0].state_dict() | {"alpha": torch.tensor([0.1])})
+    x = torch.rand(2, 64, 56, 56)
+    with torch.no_grad():
+        true = blocks[0.1](x) - blocks[0.0](x)
+        with torch.autocast("cpu", torch.bfloat16):
+            kept = blocks[0.1](x) - blocks[0.0](x)
+    assert kept.dtype == torch.float32
+    assert float((kept * true).sum() / (true * true).sum()) == pytest.approx(1.0, abs=0.05)
+
+
+def test_unknown_form_is_refused():
+    with pytest.raises(ValueError, match="choose one of: spatial"):
+        PesiBlock(8, 8, attention="softmax")
+    with pytest.raises(ValueError, match="temperature"):
+        PesiBlock(8, 8, temperature=0)

@@ -1,0 +1,89 @@
+"""Loss, schedule and optimiser groups against torch's own functions and closed forms."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+import pesi
+from pesi.taxonomy import TASKS
+from pesi.train.module import LesionLoss, LesionModule, class_weights, mixup_draw
+from pesi.train.recipe import load_recipe
+
+TASK = TASKS["isic2017"]
+
+
+def module(*overrides: str, steps: int = 10) -> LesionModule:
+    recipe = load_recipe("pesi50", ["network.name=pesi14", *overrides])
+    network = pesi.create_model("pesi14", num_classes=3, **recipe.network.options())
+    return LesionModule(network, recipe, TASK, np.ones(3), steps_per_epoch=steps)
+
+
+def test_class_weights():
+    classes = np.array([0] * 4 + [1] * 1 + [2] * 16)
+    np.testing.assert_allclose(class_weights(classes, 3, "none"), 1)
+    balanced = class_weights(classes, 3, "balanced")
+    np.testing.assert_allclose(balanced / balanced[1], [1 / 4, 1, 1 / 16])
+    sqrt = class_weights(classes, 3, "sqrt")
+    np.testing.assert_allclose(sqrt / sqrt[1], [1 / 2, 1, 1 / 4])
+    assert balanced[classes].mean() == pytest.approx(1)
+
+
+def test_multiclass_loss_is_torchs_cross_entropy():
+    torch.manual_seed(0)
+    logits, classes = torch.randn(8, 3), torch.randint(3, (8,))
+    for smoothing in (0.0, 0.1):
+        loss = LesionLoss(np.ones(3), TASK, head="multiclass", label_smoothing=smoothing)
+        expected = functional.cross_entropy(logits, classes, label_smoothing=smoothing)
+        torch.testing.assert_close(loss(logits, classes), expected)
+    weights = np.array([2.0, 0.5, 1.0])
+    each = functional.cross_entropy(logits, classes, reduction="none") * torch.tensor(weights).float()[classes]
+    weighted = LesionLoss(weights, TASK, head="multiclass", label_smoothing=0.0)
+    torch.testing.assert_close(weighted(logits, classes), each.mean())
+    partner = classes.flip(0)
+    mixed = functional.cross_entropy(logits, classes) * 0.3 + functional.cross_entropy(logits, partner) * 0.7
+    plain = LesionLoss(np.ones(3), TASK, head="multiclass", label_smoothing=0.0)
+    torch.testing.assert_close(plain(logits, classes, partner, 0.3), mixed)
+
+
+def test_multilabel_loss_is_torchs_binary_cross_entropy():
+    torch.manual_seed(0)
+    logits, classes = torch.randn(8, 2), torch.randint(3, (8,))
+    targets = torch.stack([classes == 0, classes == 1], 1).float()
+    loss = LesionLoss(np.ones(3), TASK, head="multilabel", label_smoothing=0.0)
+    torch.testing.assert_close(loss(logits, classes), functional.binary_cross_entropy_with_logits(logits, targets))
+
+
+def test_mixup_draw_is_beta():
+    rng = np.random.default_rng(0)
+    shares = [mixup_draw(0.4, 4, rng)[0] for _ in range(4000)]
+    assert np.mean(shares) == pytest.approx(0.5, abs=0.02)
+    assert np.var(shares) == pytest.approx(1 / (4 * (2 * 0.4 + 1)), abs=0.01)  # variance of Beta(a, a)
+
+
+def test_alpha_has_its_own_group_without_decay():
+    settings = module("optimizer.lr=0.01", "optimizer.alpha_lr_scale=20", "optimizer.weight_decay=0.1")
+    optimizer = settings.configure_optimizers()["optimizer"]
+    groups = {group["name"]: group for group in optimizer.param_groups}
+    assert groups["alpha"]["initial_lr"] == pytest.approx(0.2)
+    assert groups["alpha"]["weight_decay"] == groups["norms"]["weight_decay"] == 0
+    assert groups["weights"]["weight_decay"] == 0.1
+    assert len(groups["alpha"]["params"]) == 4
+    grouped = sum(p.numel() for group in groups.values() for p in group["params"])
+    assert grouped == sum(p.numel() for p in settings.network.parameters())
+
+
+def test_schedules():
+    halve = module("optimizer.schedule=halve", "optimizer.halve_every=30", "optimizer.warmup_epochs=0")
+    assert [halve._lr_factor(10 * e) for e in (0, 29, 30, 59, 60)] == [1, 1, 0.5, 0.5, 0.25]
+    cosine = module("optimizer.schedule=cosine", "optimizer.warmup_epochs=2", "epochs=12")
+    assert cosine._lr_factor(0) == pytest.approx(1 / 20)
+    assert cosine._lr_factor(19) == pytest.approx(1.0)
+    assert cosine._lr_factor(20) == pytest.approx(1.0)
+    assert cosine._lr_factor(70) == pytest.approx(0.5 * (1 + math.cos(math.pi / 2)))
+    assert cosine._lr_factor(120) == pytest.approx(0.0, abs=1e-12)
+    assert module("optimizer.schedule=constant", "optimizer.warmup_epochs=0")._lr_factor(99) == 1

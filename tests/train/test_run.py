@@ -1,0 +1,201 @@
+"""Whole runs: what the folder holds, resume after kill -9, two processes, a full disk, early stop."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+from sklearn.metrics import roc_auc_score
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from conftest import TINY
+from pesi.errors import DataError, PesiError, RecipeError, StorageError
+from pesi.predict.bundle import read_config
+from pesi.taxonomy import TASKS
+from pesi.train.callbacks import WholeCheckpoints, read_checkpoint_file
+from pesi.train.recipe import load_recipe
+from pesi.train.run import RunSettings, _stopped_early, open_run, run_training, start_run
+
+
+def start(folder: Path, records: pd.DataFrame, *overrides: str, **settings) -> None:
+    recipe = load_recipe("pesi50", [*TINY, *overrides])
+    start_run(recipe, records, folder, RunSettings(data="spots", threads=1, **settings), TASKS["isic2017"])
+
+
+def fingerprint(folder: Path) -> dict[str, str]:
+    names = ("bundle/model.safetensors", "predictions/val.csv", "log.csv")
+    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
+
+
+def test_the_run_folder_holds_the_evidence(tiny_run, spots):
+    assert json.loads((tiny_run / "result.json").read_text())["best_epoch"] >= 1
+    recipe = load_recipe(tiny_run / "recipe.toml")
+    assert recipe.precision == "32"
+    splits = json.loads((tiny_run / "splits.json").read_text())
+    assert {name: part["count"] for name, part in splits.items() if part["count"]} == {"train": 24, "val": 12}
+    environment = json.loads((tiny_run / "environment.json").read_text())
+    assert environment["packages"]["torch"].startswith(torch.__version__.split("+")[0])
+    rows = list(csv.DictReader((tiny_run / "log.csv").open()))
+    assert len(rows) == 4
+    blocks = [f"layer{stage}.0" for stage in (1, 2, 3, 4)]
+    for row in rows:
+        assert all(float(row[f"{kind}/{block}"]) > 0 for kind in ("alpha", "energy") for block in blocks)
+    events = EventAccumulator(str(tiny_run / "tensorboard"))
+    events.Reload()
+    tags = events.Tags()["scalars"]
+    assert {f"alpha/{block}" for block in blocks} | {f"energy/{block}" for block in blocks} <= set(tags)
+    assert "val/mean_auc" in tags
+    predictions = pd.read_csv(tiny_run / "predictions" / "val.csv")
+    assert list(predictions.columns) == ["image_id", "melanoma", "seborrheic_keratosis", "nevus"]
+    assert sorted(predictions["image_id"]) == sorted(spots[spots["split"] == "val"]["image_id"])
+    # The log's mean AUC of the best epoch is what scikit-learn finds.
+    assert max(float(row["val/mean_auc"]) for row in rows) <= 1
+    opened = open_run(tiny_run)
+    pd.testing.assert_frame_equal(opened.records, spots)
+    assert opened.task == TASKS["isic2017"]
+
+
+def test_logged_auc_agrees_with_scikit_learn(tmp_path, spots):
+    start(tmp_path / "run", spots, "views=single", "ema=0", "epochs=1")
+    run_training(tmp_path / "run", show_progress=False)
+    row = next(csv.DictReader((tmp_path / "run" / "log.csv").open()))
+    predictions = pd.read_csv(tmp_path / "run" / "predictions" / "val.csv").merge(spots, on="image_id")
+    for name, code in (("melanoma", "MEL"), ("seborrheic_keratosis", "SK")):
+        expected = roc_auc_score(predictions["diagnosis"] == code, predictions[name])
+        assert float(row[f"val/auc_{name}"]) == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_finished_run_is_not_trained_again(tiny_run):
+    before = fingerprint(tiny_run)
+    said: list[str] = []
+    run_training(tiny_run, say=said.append, show_progress=False)
+    assert "finished already" in said[0]
+    assert fingerprint(tiny_run) == before
+
+
+SCRIPT = "import sys; from pesi.train.run import run_training; run_training(sys.argv[1], show_progress=False)"
+
+
+def test_kill_9_and_resume_end_bit_for_bit_the_same(tmp_path, spots):
+    options = ("epochs=4", "loss.mixup=0.2", "network.dropout=0.1", "loss.sampler=sqrt", "accumulate=2")
+    for name in ("whole", "killed"):
+        start(tmp_path / name, spots, *options)
+    run_training(tmp_path / "whole", show_progress=False)
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path / "killed")])
+    log = tmp_path / "killed" / "log.csv"
+    deadline = time.monotonic() + 120
+    while not (log.is_file() and len(log.read_text().splitlines()) >= 2):
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(0.15)  # into the middle of the next epoch
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "killed" / "result.json").exists()
+    run_training(tmp_path / "killed", show_progress=False)
+    assert fingerprint(tmp_path / "killed") == fingerprint(tmp_path / "whole")
+
+
+def test_two_processes_train_one_network(tmp_path, spots):
+    """DDP over gloo: the gradients are averaged, so 2 x 6 images a step learn as 12 do in one process."""
+    plain = ("ema=0", "views=single", "epochs=1", "augmentation.flip=false", "augmentation.rotation=0")
+    start(tmp_path / "two", spots, *plain, devices=2, accelerator="cpu")
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(tmp_path / "two")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    predictions = pd.read_csv(tmp_path / "two" / "predictions" / "val.csv")
+    assert sorted(predictions["image_id"]) == sorted(spots[spots["split"] == "val"]["image_id"])
+    row = next(csv.DictReader((tmp_path / "two" / "log.csv").open()))
+    merged = predictions.merge(spots, on="image_id")
+    expected = roc_auc_score(merged["diagnosis"] == "MEL", merged["melanoma"])
+    assert float(row["val/auc_melanoma"]) == pytest.approx(expected, abs=1e-6)  # both shares were gathered
+    weights = load_file(tmp_path / "two" / "bundle" / "model.safetensors")
+    assert all(value.isfinite().all() for value in weights.values())
+
+
+def test_early_stop_counts_epochs_without_a_better_auc(tmp_path, spots):
+    start(tmp_path / "run", spots, "epochs=12", "patience=1", "optimizer.lr=1e-9", "ema=0", "optimizer.warmup_epochs=0")
+    run_training(tmp_path / "run", show_progress=False)
+    rows = list(csv.DictReader((tmp_path / "run" / "log.csv").open()))
+    assert len(rows) < 12
+    aucs = [float(row["val/mean_auc"]) for row in rows]
+    assert aucs[-1] <= max(aucs[:-1])
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    assert _stopped_early(last, 1)
+    assert not _stopped_early(last, 50)
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path):
+    """/dev/full cannot hold a rename target, so a file-size limit stands in for the disk: the write fails half-way."""
+    path = tmp_path / "last.ckpt"
+    WholeCheckpoints().save_checkpoint({"epoch": 1, "state": torch.zeros(10)}, path)
+    before = path.read_bytes()
+    script = (
+        "import resource, signal, sys, torch\n"
+        "from pesi.train.callbacks import WholeCheckpoints\n"
+        "from pesi.errors import StorageError\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))\n"
+        "try:\n"
+        "    WholeCheckpoints().save_checkpoint({'epoch': 2, 'state': torch.zeros(100_000)}, sys.argv[1])\n"
+        "except StorageError as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True)
+    assert "Could not write" in done.stdout
+    assert "->" in done.stdout
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
+    assert read_checkpoint_file(path)["epoch"] == 1
+
+
+def test_damaged_checkpoints_are_named(tmp_path):
+    (tmp_path / "last.ckpt").write_bytes(b"PK\x03\x04 not a checkpoint")
+    with pytest.raises(StorageError, match=r"last\.ckpt cannot be opened"):
+        read_checkpoint_file(tmp_path / "last.ckpt")
+
+
+def test_mistakes_before_training(tmp_path, spots, tiny_run):
+    with pytest.raises(PesiError, match="holds a run already"):
+        start(tiny_run, spots)
+    with pytest.raises(PesiError, match="not a run folder"):
+        open_run(tmp_path)
+    with pytest.raises(DataError, match="no val images"):
+        start(tmp_path / "a", spots[spots["split"] == "train"])
+    assert not (tmp_path / "a").exists()
+    start(tmp_path / "b", spots, "batch_size=64")
+    with pytest.raises(RecipeError, match="do not fill one batch"):
+        run_training(tmp_path / "b", show_progress=False)
+
+
+def test_the_bundle_keeps_how_it_was_made(tiny_run):
+    config = read_config(tiny_run / "bundle")
+    assert "validation" in config.temperature.how
+    assert [t.name for t in config.thresholds if t.class_name == "melanoma"] == [
+        "sensitivity_0.80",
+        "sensitivity_0.90",
+        "sensitivity_0.95",
+    ]
+    assert config.provenance["splits"]["train"]["count"] == 24
+    assert config.provenance["recipe"]["network"]["name"] == "pesi14"
+    assert [level.level for level in config.triage] == ["excise", "refer", "follow up", "reassure"]
+    values = [level.at_least for level in config.triage]
+    assert values == sorted(values, reverse=True)
+    assert values[-1] == 0
