@@ -91,7 +91,13 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory, spots: pd.DataFrame) -> P
     folder = tmp_path_factory.mktemp("runs") / "tiny"
     cache = str(tmp_path_factory.mktemp("cache"))
     settings = RunSettings(data="spots", threads=1, cache_dir=cache)
-    start_run(load_recipe("pesi50", [*TINY, "epochs=4"]), spots, folder, settings, TASKS["isic2017"])
+    start_run(
+        load_recipe("pesi50", [*TINY, "epochs=10", "ema=0.5", "optimizer.lr=1e-3"]),
+        spots,
+        folder,
+        settings,
+        TASKS["isic2017"],
+    )
     run_training(folder, show_progress=False)
     return folder
 

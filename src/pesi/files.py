@@ -18,6 +18,8 @@ _CURES = {
     errno.EDQUOT: "Your disk quota is used up: free some space, then run the same command again.",
     errno.EACCES: "You may not write there: choose another folder or change its permissions.",
     errno.EROFS: "That file system is read-only: choose another folder.",
+    errno.ENOTDIR: "A part of that path is a file, not a folder: choose another folder.",
+    errno.EISDIR: "That is a folder: give a file's name.",
     errno.EFBIG: "The file is larger than this system allows (see `ulimit -f`): raise the limit.",
 }
 

@@ -178,7 +178,13 @@ SRGB = np.array(
 GAMMA = 563 / 256  # Adobe RGB (1998), section 4.3.1.2
 
 
-def icc_profile(matrix: np.ndarray, gamma: float, space: bytes = b"RGB ") -> bytes:
+def icc_profile(
+    matrix: np.ndarray,
+    gamma: float,
+    space: bytes = b"RGB ",
+    kind: bytes = b"mntr",
+    white: tuple[float, float, float] = (0.9642, 1.0, 0.8249),
+) -> bytes:
     """A version 2 matrix profile written by the specification (ICC.1:2001-04)."""
 
     def xyz(values: np.ndarray) -> bytes:
@@ -189,7 +195,7 @@ def icc_profile(matrix: np.ndarray, gamma: float, space: bytes = b"RGB ") -> byt
     tags = {
         b"desc": b"desc\0\0\0\0" + struct.pack(">I", len(text)) + text + bytes(78) + b"\0",
         b"cprt": b"text\0\0\0\0" + text + b"\0\0\0",
-        b"wtpt": xyz(np.array([0.9642, 1.0, 0.8249])),
+        b"wtpt": xyz(np.array(white)),
         **{name: xyz(matrix[:, i]) for i, name in enumerate((b"rXYZ", b"gXYZ", b"bXYZ"))},
         **dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), curve),
     }
@@ -198,7 +204,7 @@ def icc_profile(matrix: np.ndarray, gamma: float, space: bytes = b"RGB ") -> byt
     for name, data in tags.items():
         table += struct.pack(">4sII", name, at + len(body), len(data))
         body += data + bytes(-len(data) % 4)
-    header = struct.pack(">I4sI4s4s4s", at + len(body), b"test", 0x02400000, b"mntr", space, b"XYZ ")
+    header = struct.pack(">I4sI4s4s4s", at + len(body), b"test", 0x02400000, kind, space, b"XYZ ")
     header += struct.pack(">6H", 2026, 1, 1, 0, 0, 0) + b"acsp" + bytes(28)
     header += struct.pack(">3i", 63190, 65536, 54061)
     return header.ljust(128, b"\0") + table + body
@@ -219,6 +225,13 @@ def test_icc_profile_is_converted_to_srgb(kind: str) -> None:
     assert np.abs(expected - lesion()).max() > 10  # else this test would show nothing
     assert np.abs(decode_image(data) - expected).max() <= 2
     np.testing.assert_array_equal(decode_image(data, color_managed=False), lesion())
+
+
+def test_intent_is_relative_colorimetric_so_that_white_stays_white() -> None:
+    """A scanner's profile with a yellowish medium: the absolute intent would show the yellow."""
+    profile = icc_profile(ADOBE_RGB, GAMMA, kind=b"scnr", white=(0.93, 0.96, 0.70))
+    data = encoded(lesion(), icc_profile=profile)
+    assert np.abs(decode_image(data) - srgb_of_adobe_rgb(lesion())).max() <= 2
 
 
 def test_profile_and_turn_together() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import re
@@ -240,7 +241,7 @@ def test_waiting_grows_and_ends(server: Server, tmp_path: Path, monkeypatch: pyt
 
 def test_wrong_checksum_deletes_the_download(server: Server, tmp_path: Path) -> None:
     table = server.table()
-    server.files[ZIP_NAME] = ZIP[:-1] + b"\0"
+    server.files[ZIP_NAME] = ZIP[:-1] + b"\1"
     refused(lambda: get(server, tmp_path, files=table), DataError, "MD5", "deleted", ZIP_NAME)
     assert list(tmp_path.iterdir()) == []
 
@@ -316,7 +317,28 @@ def test_space_of_the_official_files(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert 17 < float(need[1]) < 19
 
 
-def test_disk_that_fills_up_meanwhile(server: Server, tmp_path: Path) -> None:
+def test_disk_that_fills_up_meanwhile_keeps_the_part(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(io.FileIO):
+        def write(self, data: object) -> int:
+            if self.tell() >= 50_000:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().write(bytes(data)[:50_000])  # type: ignore[call-overload]
+
+    whole = Path.open
+    with monkeypatch.context() as full:
+        full.setattr(fetch, "_CHUNK", 50_000)
+        full.setattr(Path, "open", lambda path, mode="r", **rest: (Full if mode == "ab" else whole)(path, mode, **rest))
+        refused(lambda: get(server, tmp_path), StorageError, "No space", "goes on where it stopped")
+    assert (tmp_path / f"{ZIP_NAME}.part").read_bytes() == ZIP[:50_000]
+    server.asked = []
+    get(server, tmp_path)
+    complete(tmp_path)
+    assert server.asked[0][1] == "bytes=50000-"
+
+
+def test_part_that_cannot_be_written(server: Server, tmp_path: Path) -> None:
     (tmp_path / f"{ZIP_NAME}.part").mkdir()
     refused(lambda: get(server, tmp_path), StorageError, "Could not write")
 

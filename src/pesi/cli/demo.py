@@ -54,9 +54,17 @@ def demo(
             test=test,
             seed=seed,
             workers=min(os.cpu_count() or 1, 8),
-            progress=lambda done: bar.update(done - bar.n),
+            progress=lambda done: move(bar, done),
         )
-    train_verb("demo-pesi14", data=str(images), out=run, set_=[f"seed={seed}"], cache=out / "cache", progress=progress)
+    train_verb(
+        "demo-pesi14",
+        data=str(images),
+        out=run,
+        set_=[f"seed={seed}"],
+        cache=out / "cache",
+        threads=threads,
+        progress=progress,
+    )
     evaluate(data=str(images), out=scores, bundle=str(run / "bundle"), split="test", progress=progress)
     records = read_dataset(str(images))
     melanoma = records[(records["split"] == "test") & (records["diagnosis"] == "MEL")].iloc[0]

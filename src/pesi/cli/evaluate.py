@@ -122,7 +122,7 @@ def compare(
         table = read_prediction_table(path / "predictions.csv" if path.is_dir() else path)
         tables.append(table[table["image_id"].isin(set(records["image_id"]))])
     known = task_of(task, records["diagnosis"].dropna())
-    comparison = compare_predictions(*tables, records, known, replicates=replicates, seed=seed)
+    comparison = compare_predictions(tables[0], tables[1], records, known, replicates=replicates, seed=seed)
     print(f"A: {a}\nB: {b}\n{comparison.to_text()}", end="")
     if out is not None:
         write_json(out, comparison.to_dict())

@@ -74,7 +74,7 @@ def decode_image(
     - Formats: JPEG, PNG, TIFF, BMP, WebP, told by the file's first bytes; the name's ending plays no part.
     - The size is read from the header and held to `max_pixels` before a pixel is decoded.
     - Truncated and damaged files are refused.
-    - The EXIF orientation (values 2 to 8) is applied; a damaged EXIF block is refused.
+    - The EXIF orientation (values 2 to 8) is applied; an EXIF block that cannot be parsed is refused.
     - An embedded ICC profile is converted to sRGB (relative colorimetric). A damaged profile, or one of another colour
       space, is refused. Without a profile the pixels are taken as sRGB, as every browser does; PNG's gAMA and cHRM
       chunks are not read. A profile within one level of sRGB leaves the pixels as they are.

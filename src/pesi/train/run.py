@@ -239,17 +239,14 @@ def _trainer(
         callbacks.append(
             EarlyStopping("val/mean_auc", mode="max", patience=recipe.patience, check_on_train_epoch_end=True)
         )
-    callbacks.append(
-        ModelCheckpoint(
-            folder / "checkpoints",
-            filename="best",
-            monitor="val/mean_auc",
-            mode="max",
-            save_last=True,
-            save_on_train_epoch_end=True,
-            enable_version_counter=False,
-        )
-    )
+    checkpoints: dict[str, Any] = {
+        "dirpath": folder / "checkpoints",
+        "save_on_train_epoch_end": True,
+        "enable_version_counter": False,
+    }
+    # In this order: `last` holds what `best` knows, so that a run cut between the two repeats the epoch.
+    callbacks.append(ModelCheckpoint(filename="best", monitor="val/mean_auc", mode="max", **checkpoints))
+    callbacks.append(ModelCheckpoint(filename="last", **checkpoints))
     parallel = settings.devices > 1
     return L.Trainer(
         accelerator=settings.accelerator,

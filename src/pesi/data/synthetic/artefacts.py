@@ -1,6 +1,6 @@
 """What lies on the skin or the lens beside the lesion: hair, ruler, gel, ink, patches, dark corners.
 
-How often is as counted by eye in ISIC 2017 (the artefact annotations of Bissoto et al., CVPR-W 2020; names as there).
+Names and rates are those of the artefact annotations of 2594 images of ISIC 2018, task 1 (Bissoto et al., CVPR-W 2020).
 Whether and where is drawn without looking at the lesion, so that no artefact can tell the diagnosis.
 """
 

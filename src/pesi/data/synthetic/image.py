@@ -72,6 +72,9 @@ def draw_parameters(rng: np.random.Generator, diagnosis: str, *, skin_tone: int 
 def render(parameters: Parameters, *, size: int = 256) -> SyntheticImage:
     """Render drawn parameters as a picture of `size` pixels a side.
 
+    The same parameters and size give the same bytes. At another size the outline and the criteria stay, but single
+    globules, cysts and the like may fall elsewhere.
+
     Raises:
         DataError: The size is too small for the criteria to be seen.
     """

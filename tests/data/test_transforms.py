@@ -1,0 +1,109 @@
+"""Geometry, augmentation and colour against OpenCV, NumPy and colorsys."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from pesi.data.transforms import Augmentation, Draw, augment, colour_matrix, fit_square, normalise, resize, to_tensor
+
+STILL = Draw(1, 1, 0, 1, (0, 0), (False, False), 0, 1, 1, 0, None)
+
+
+def smooth(size: int = 96) -> np.ndarray:
+    noise = np.random.default_rng(0).integers(0, 256, (12, 12, 3), dtype=np.uint8)
+    return cv2.resize(noise, (size, size), interpolation=cv2.INTER_CUBIC)
+
+
+def test_fit_square():
+    image = np.zeros((100, 200, 3), np.uint8)
+    image[:, :100] = 200
+    squeezed = fit_square(image, 50, "squeeze")
+    assert squeezed.shape == (50, 50, 3)
+    assert (squeezed[:, :25] == 200).all()
+    assert (squeezed[:, 25:] == 0).all()
+    cropped = fit_square(image, 100, "center_crop")
+    np.testing.assert_array_equal(cropped, image[:, 50:150])
+    padded = fit_square(image, 200, "pad")
+    np.testing.assert_array_equal(padded[50:150], image)
+    np.testing.assert_array_equal(resize(image, 50, 100), cv2.resize(image, (100, 50), interpolation=cv2.INTER_AREA))
+
+
+def test_normalise_is_the_formula():
+    images = torch.randint(0, 256, (2, 3, 5, 5), dtype=torch.uint8)
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    expected = (images.double() / 255 - torch.tensor(mean).view(1, 3, 1, 1)) / torch.tensor(std).view(1, 3, 1, 1)
+    torch.testing.assert_close(normalise(images, mean, std).double(), expected, rtol=1e-5, atol=1e-6)
+    assert to_tensor(np.zeros((4, 6, 3), np.uint8)).shape == (3, 4, 6)
+
+
+def test_nothing_drawn_changes_nothing():
+    image = smooth()
+    np.testing.assert_array_equal(augment(image, STILL, 96), image)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"flip": (True, False)}, lambda x: x[:, ::-1]),
+        ({"flip": (False, True)}, lambda x: x[::-1]),
+        ({"angle": 90.0}, lambda x: np.rot90(x)),
+        ({"angle": 180.0}, lambda x: np.rot90(x, 2)),
+    ],
+)
+def test_turns_and_flips(change, expected):
+    image = smooth()
+    ours = augment(image, replace(STILL, **change), 96).astype(int)
+    candidates = [expected(image).astype(int)]
+    if "angle" in change:
+        candidates.append(np.rot90(image, -1 if change["angle"] == 90 else 2).astype(int))
+    assert min(np.abs(ours - c).max() for c in candidates) <= 1
+
+
+def test_crop_is_centred():
+    image = smooth(100)
+    cropped = augment(image, replace(STILL, crop=0.5), 50)
+    np.testing.assert_array_equal(cropped, image[25:75, 25:75])
+
+
+def test_colour_matrix():
+    assert colour_matrix(STILL) is None
+    gray = np.full((4, 4, 3), 90, np.uint8)
+    np.testing.assert_allclose(augment(gray, replace(STILL, hue=77.0, saturation=0.4), 4), 90, atol=1)
+    image = smooth()
+    np.testing.assert_allclose(augment(image, replace(STILL, hue=360.0), 96).astype(int), image, atol=2)
+    desaturated = augment(image, replace(STILL, saturation=0.0), 96).astype(float)
+    luma = image @ np.array([0.299, 0.587, 0.114])
+    np.testing.assert_allclose(desaturated, np.repeat(luma[..., None], 3, 2), atol=2)
+    brighter = augment(gray, replace(STILL, brightness=0.1), 4)
+    np.testing.assert_allclose(brighter, 90 + 25.5, atol=1)
+    contrast = augment(gray, replace(STILL, contrast=1.5), 4)
+    np.testing.assert_allclose(contrast, 128 + 1.5 * (90 - 128), atol=1)
+
+
+def test_draws_stay_in_range_and_reach_it():
+    augmentation = Augmentation(rotation=30, zoom=0.2, brightness=0.1, hue=10, erase=0.5, shift=0.1, stretch=0.2)
+    rng = np.random.default_rng(0)
+    draws = [augmentation.draw(rng) for _ in range(3000)]
+    assert {d.crop for d in draws} == {0.2, 0.4, 0.6, 0.8}
+    for name, low, high in (("angle", -30, 30), ("zoom", 0.8, 1.2), ("brightness", -0.1, 0.1), ("hue", -10, 10)):
+        values = np.array([getattr(d, name) for d in draws])
+        assert values.min() >= low
+        assert values.max() <= high
+        assert np.ptp(values) > 0.95 * (high - low)
+    assert 0.45 < np.mean([d.erase is not None for d in draws]) < 0.55
+    assert 0.45 < np.mean([d.flip[0] for d in draws]) < 0.55
+    whole = Augmentation(crops=(0.7, 1.0), crops_continuous=True)
+    assert len({whole.draw(rng).crop for _ in range(10)}) == 10
+
+
+def test_erase_blanks_a_square():
+    image = smooth()
+    erased = augment(image, replace(STILL, erase=(0.5, 0.5, 0.25)), 96)
+    changed = (erased != image).any(2)
+    assert changed[40:56, 40:56].mean() > 0.9
+    assert not changed[:30].any()

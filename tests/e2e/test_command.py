@@ -1,0 +1,168 @@
+"""The `pesi` command as a user types it, in a process of its own: outputs, messages, exit statuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from conftest import TINY, write_spots
+
+
+def pesi(*arguments: object, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "pesi", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "NO_COLOR": "1", "COLUMNS": "100"} | environment,
+        timeout=300,
+    )
+
+
+@pytest.fixture(scope="module")
+def spots_csv(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("spots")
+    records = write_spots(folder)
+    records.to_csv(folder / "spots.csv", index=False)
+    return folder / "spots.csv"
+
+
+def test_help_shows_examples():
+    done = pesi("--help")
+    assert done.returncode == 0
+    for verb in ("train", "predict", "evaluate", "compare", "explain", "data", "recipes", "demo"):
+        assert verb in done.stdout
+        assert "Example" in pesi(verb, "--help").stdout or verb == "data"
+    assert "pesi-cnn" in pesi("--version").stdout
+
+
+def test_train_evaluate_compare_explain(spots_csv, tmp_path):
+    sets = [part for override in TINY for part in ("--set", override)]
+    run = tmp_path / "run"
+    done = pesi("train", "pesi50", "--data", spots_csv, "--out", run, "--threads", 1, *sets)
+    assert done.returncode == 0, done.stderr
+    assert "mean AUC" in done.stdout
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert {"mean_auc", "mean_auc_ci", "tasks"} <= set(metrics)
+    assert (run / "report.html").is_file()
+    assert "95 % interval" in (run / "bundle" / "README.md").read_text()
+
+    for views, out in (("single", tmp_path / "a"), ("flips4", tmp_path / "b")):
+        done = pesi(
+            "evaluate", "--bundle", run / "bundle", "--data", spots_csv, "--split", "val", "--out", out, "--views", views,
+            "--operating-point", "sensitivity_0.90", "--replicates", 200,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        metrics = json.loads((out / "metrics.json").read_text())
+        entry = metrics["tasks"]["melanoma"]
+        assert {
+            "auc", "auc_ci", "average_precision", "accuracy", "sensitivity", "specificity", "specificity_at_sensitivity",
+        } <= set(entry)  # fmt: skip
+        assert metrics["attention_inside_lesion"]["images"] == 12
+        assert (out / "report.html").is_file()
+    done = pesi("compare", tmp_path / "a", tmp_path / "b", "--data", spots_csv, "--out", tmp_path / "c.json")
+    assert done.returncode == 0, done.stderr
+    assert "mean AUC" in done.stdout
+    assert json.loads((tmp_path / "c.json").read_text())["images"] == 12
+
+    records = pd.read_csv(spots_csv)
+    image, mask = records["path"].iloc[0], records["mask_path"].iloc[0]
+    png = tmp_path / "why.png"
+    done = pesi("explain", image, "--bundle", run / "bundle", "--class", "melanoma", "--mask", mask, "--out", png)
+    assert done.returncode == 0, done.stderr
+    assert "inside the lesion" in done.stdout
+    assert png.read_bytes().startswith(b"\x89PNG")
+
+
+def test_two_processes_by_the_command_line(spots_csv, tmp_path):
+    sets = [part for override in (*TINY, "epochs=1") for part in ("--set", override)]
+    arguments = ("train", "pesi50", "--data", spots_csv, "--devices", 2, "--accelerator", "cpu", *sets)
+    done = pesi(*arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    runs = list((tmp_path / "runs").iterdir())
+    assert len(runs) == 1  # the second process joined the first one's run folder
+    assert (runs[0] / "bundle" / "config.json").is_file()
+
+
+def test_predict_formats_and_exit_statuses(spots_csv, tiny_run, tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    for path in pd.read_csv(spots_csv)["path"].iloc[:3]:
+        (images / Path(path).name).write_bytes(Path(path).read_bytes())
+    bundle = ("--bundle", tiny_run / "bundle")
+    done = pesi("predict", images, *bundle, "--out", tmp_path / "p.csv")
+    assert done.returncode == 0, done.stderr
+    frame = pd.read_csv(tmp_path / "p.csv")
+    assert list(frame.columns) == ["image", "melanoma", "seborrheic_keratosis", "nevus", "triage"]
+    assert len(frame) == 3
+    done = pesi("predict", images, *bundle, "--format", "isic2017", "--out", tmp_path / "s.csv")
+    assert done.returncode == 0, done.stderr
+    assert list(pd.read_csv(tmp_path / "s.csv").columns) == ["image_id", "melanoma", "seborrheic_keratosis"]
+    assert "melanoma" in pesi("predict", images / "train_000.png", *bundle).stdout
+
+    (images / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 broken")
+    done = pesi("predict", images, *bundle, "--out", tmp_path / "p.csv")
+    assert done.returncode == 1
+    assert "broken.jpg" in done.stderr
+    assert len(pd.read_csv(tmp_path / "p.csv")) == 3
+    done = pesi("predict", images, *bundle, "--format", "isic2017", "--out", tmp_path / "t.csv")
+    assert done.returncode == 2
+    assert not (tmp_path / "t.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("predict", "nothing.jpg", "--bundle", "b"), "There is no nothing.jpg"),
+        (("predict", ".", "--bundle", "b"), "holds no images"),
+        (("train", "pesi50", "--data", "nowhere"), "nowhere"),
+        (("train", "pesi5", "--data", "."), "Did you mean 'pesi50'"),
+        (("train", "pesi50"), "--data DIR"),
+        (("train",), "Give a recipe"),
+        (("train", "--resume", "."), "not a run folder"),
+        (("train", "pesi50", "--data", ".", "--set", "epoch=1"), "Did you mean 'epochs'"),
+        (("evaluate", "--data", ".", "--out", "x", "--split", "vall"), "Unknown split"),
+        (("predict", "--frobnicate"), "No such option"),
+        (("recipes", "pesi1"), "Unknown recipe"),
+    ],
+)
+def test_mistakes_give_a_message_and_status_2(arguments, message, tmp_path):
+    done = pesi(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert message in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_recipes_are_listed_and_printed():
+    assert "paper-pesi14" in pesi("recipes").stdout
+    assert 'name = "pesi50"' in pesi("recipes", "pesi50").stdout
+
+
+def test_a_bad_label_is_named(spots_csv, tmp_path):
+    frame = pd.read_csv(spots_csv)
+    frame.loc[3, "diagnosis"] = "BCC"
+    frame.to_csv(tmp_path / "bad.csv", index=False)
+    done = pesi("train", "pesi50", "--data", tmp_path / "bad.csv", "--out", tmp_path / "run")
+    assert done.returncode == 2
+    assert "train_003" in done.stderr
+    assert "BCC" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_demo(tmp_path):
+    """A small one: that it gets through, and that its folder is not overwritten. `make demo` shows the figures."""
+    done = pesi("demo", tmp_path / "demo", "--train", 60, "--test", 30, "--threads", 1)
+    assert done.returncode == 0, done.stderr
+    for name in ("test/report.html", "test/metrics.json", "explained.png", "run/bundle/config.json"):
+        assert (tmp_path / "demo" / name).is_file()
+    assert "Synthetic" in done.stdout
+    again = pesi("demo", tmp_path / "demo")
+    assert again.returncode == 2
+    assert "is there already" in again.stderr
