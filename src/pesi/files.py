@@ -7,7 +7,7 @@ import json
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ _CURES = {
     errno.EDQUOT: "Your disk quota is used up: free some space, then run the same command again.",
     errno.EACCES: "You may not write there: choose another folder or change its permissions.",
     errno.EROFS: "That file system is read-only: choose another folder.",
+    errno.EEXIST: "A part of that path is a file, not a folder: choose another folder.",
     errno.ENOTDIR: "A part of that path is a file, not a folder: choose another folder.",
     errno.EISDIR: "That is a folder: give a file's name.",
     errno.EFBIG: "The file is larger than this system allows (see `ulimit -f`): raise the limit.",
@@ -53,7 +54,8 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         cure = _CURES.get(error.errno or 0, "Check the folder and run the same command again.")
         raise StorageError(f"Could not write {path}: {error.strerror or error}.", cure) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # what went wrong above is what the user must hear of
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -174,10 +174,9 @@ def test_the_official_scorer_agrees(tmp_path, scoring_python, decimals):
     for name, frame in (("truth", truth), ("predictions", predictions)):
         frame.insert(0, "image", ids)
         frame.to_csv(tmp_path / f"{name}.csv", index=False)
-    done = subprocess.run(
-        [str(scoring_python), str(Path(__file__).with_name("official_scorer.py")), str(tmp_path / "truth.csv"), str(tmp_path / "predictions.csv")],
-        capture_output=True, text=True,
-    )  # fmt: skip
+    script = Path(__file__).with_name("official_scorer.py")
+    files = [str(tmp_path / f"{name}.csv") for name in ("truth", "predictions")]
+    done = subprocess.run([str(scoring_python), str(script), *files], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     official = json.loads(done.stdout)
     codes = {"AKIEC": "AK"}

@@ -55,7 +55,7 @@ def test_damage(copy, tmp_path):
         read_config(tmp_path)
     weights = (copy / "model.safetensors").read_bytes()
     (copy / "model.safetensors").write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
-    with pytest.raises(BundleError, match="not the file that config.json names"):
+    with pytest.raises(BundleError, match=r"not the file that config\.json names"):
         load_bundle(copy)
     (copy / "model.safetensors").unlink()
     with pytest.raises(BundleError, match=r"no model\.safetensors"):
@@ -80,5 +80,5 @@ def test_another_network_does_not_fit(copy):
 
 def test_load_without_a_shipped_bundle_says_what_to_do(tiny_run):
     assert load(tiny_run / "bundle").config.task.name == "isic2017"
-    with pytest.raises(BundleError, match="config.json"):
+    with pytest.raises(BundleError, match=r"config\.json"):
         load("no-such-bundle")

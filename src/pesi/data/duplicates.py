@@ -1,4 +1,4 @@
-"""Pairs of images that show the same photograph: copies, re-compressed, resized, turned, brightened, a little cropped."""
+"""Pairs of images of the same photograph: copies, also re-compressed, resized, turned, recoloured, a little cropped."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from pesi.errors import DataError
 
 Floats = NDArray[np.float32]
 
-THRESHOLD = 0.3
+# On ISIC 2017 this is where pairs of the same photograph end and pairs begin that have only a frame, a ruler or a
+# reflex in common: of the 55 pairs below it, 51 are the same photograph or lesion when looked at.
+THRESHOLD = 0.28
 
 _SIDE = 96  # pictures are compared at 96 x 96 pixels, squeezed to a square so that quarter turns stay comparable
 _LOW = 8  # the hash: the lowest 8 x 8 DCT coefficients, as in imagehash.phash, but not reduced to signs
@@ -28,6 +30,7 @@ _BLOCK = 512
 # (a lesion in the middle is symmetric). The mean brightness, frequency 0, has no weight.
 _ODD = np.arange(_LOW) % 2 == 1
 _WEIGHTS = np.hypot(*np.indices((_LOW, _LOW))) * np.where(_ODD[:, None] | _ODD, 2.0, 1.0)
+_EVERYWHERE = np.ones((_SIDE, _SIDE), dtype=np.uint8)
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
 
 
@@ -39,7 +42,8 @@ def near_duplicates(
     First every pair's perceptual hashes are compared: the lowest DCT coefficients (Zauner 2010), weighted so that
     each counts alike. Then the few pairs that remain are aligned (affine, by enhanced correlation: Evangelidis and
     Psarakis 2008) and their details correlated, from which brightness, contrast and the lesion's coarse shape are
-    filtered out: a dark spot on skin resembles every other one.
+    filtered out: a dark spot on skin resembles every other one. Contrast is evened out locally, or else dark corners,
+    which are the same on all pictures of a camera, would outweigh the lesion.
 
     Args:
         records: A record table.
@@ -102,7 +106,7 @@ def clusters(records: pd.DataFrame, pairs: pd.DataFrame) -> pd.Series:
 def _small(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Gray, 96 x 96."""
     small = cv2.resize(image, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
-    return np.rint(small @ _LUMA).astype(np.uint8)
+    return np.asarray(np.rint(small @ _LUMA), dtype=np.uint8)
 
 
 def _turned(picture: NDArray, turn: int) -> NDArray:
@@ -120,7 +124,7 @@ def _hashes(pictures: NDArray[np.uint8]) -> Floats:
         low[start : start + _BLOCK] = dctn(block, axes=(1, 2), norm="ortho")[:, :_LOW, :_LOW]
     low *= _WEIGHTS
     length = np.linalg.norm(low, axis=(1, 2), keepdims=True)
-    return np.divide(low, length, out=np.zeros_like(low), where=length > 1.0)
+    return np.asarray(np.divide(low, length, out=np.zeros_like(low), where=length > 1.0), dtype=np.float32)
 
 
 def _candidates(hashes: Floats) -> Iterator[tuple[int, int, int]]:
@@ -143,9 +147,8 @@ def _candidates(hashes: Floats) -> Iterator[tuple[int, int, int]]:
 
 def _distance(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
     """1 - correlation of the details of two small pictures, as they are or aligned, whichever is less."""
-    everywhere = np.ones(one.shape, dtype=bool)
-    fine_one, fine_other = _details(one, 1.0, 3.0), _details(other, 1.0, 3.0)
-    plain = 1.0 - _correlation(fine_one, fine_other, everywhere)
+    fine_one, fine_other = _even(_details(one, 1.0, 3.0)), _even(_details(other, 1.0, 3.0))
+    plain = 1.0 - _correlation(fine_one, fine_other, _EVERYWHERE > 0)
     if plain < 0.01:
         return plain
     warp = np.eye(2, 3, dtype=np.float32)
@@ -164,7 +167,7 @@ def _align(one: Floats, other: Floats, warp: Floats, steps: int) -> bool:
     stop = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, steps, 1e-4)
     # An exception here also means that there is nothing left to improve: `warp` is as good as it got.
     with contextlib.suppress(cv2.error):
-        cv2.findTransformECC(one, other, warp, cv2.MOTION_AFFINE, stop, None, 3)
+        cv2.findTransformECC(one, other, warp, cv2.MOTION_AFFINE, stop, _EVERYWHERE, 3)
     return bool(np.abs(warp[:, :2] - np.eye(2)).max() < 0.2 and np.abs(warp[:, 2]).max() < 0.25 * _SIDE)
 
 
@@ -172,7 +175,9 @@ def _warped(picture: Floats, warp: Floats) -> tuple[Floats, NDArray[np.bool_]]:
     """The picture under the warp, and where it has pixels."""
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     moved = cv2.warpAffine(picture, warp, (_SIDE, _SIDE), flags=flags)
-    return moved, cv2.warpAffine(np.ones_like(picture), warp, (_SIDE, _SIDE), flags=flags) > 0.999
+    return np.asarray(moved, dtype=np.float32), cv2.warpAffine(
+        np.ones_like(picture), warp, (_SIDE, _SIDE), flags=flags
+    ) > 0.999
 
 
 def _correlation(one: Floats, other: Floats, inside: NDArray[np.bool_]) -> float:
@@ -187,6 +192,12 @@ def _correlation(one: Floats, other: Floats, inside: NDArray[np.bool_]) -> float
 
 def _details(picture: NDArray[np.uint8], fine: float, coarse: float) -> Floats:
     """What a blur by `fine` pixels leaves and one by `coarse` pixels would take away."""
-    picture = picture.astype(np.float32)
-    band: Floats = cv2.GaussianBlur(picture, (0, 0), fine) - cv2.GaussianBlur(picture, (0, 0), coarse)
-    return band
+    values = picture.astype(np.float32)
+    band = cv2.GaussianBlur(values, (0, 0), fine) - cv2.GaussianBlur(values, (0, 0), coarse)
+    return np.asarray(band, dtype=np.float32)
+
+
+def _even(details: Floats) -> Floats:
+    """Details of about the same strength everywhere; those below 4 gray levels, mostly noise, stay weaker."""
+    strength = np.sqrt(cv2.GaussianBlur(details * details, (0, 0), 6.0))
+    return np.asarray(details / (strength + 4.0), dtype=np.float32)
