@@ -19,7 +19,7 @@ from pesi.errors import DataError
 Floats = NDArray[np.float32]
 
 # On ISIC 2017 this is where pairs of the same photograph end and pairs begin that have only a frame, a ruler or a
-# reflex in common: of the 55 pairs below it, 51 are the same photograph or lesion when looked at.
+# reflex in common: of the 56 pairs below it, 51 are the same photograph or lesion when looked at.
 THRESHOLD = 0.28
 
 _SIDE = 96  # pictures are compared at 96 x 96 pixels, squeezed to a square so that quarter turns stay comparable

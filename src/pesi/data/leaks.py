@@ -129,9 +129,9 @@ def leak_report(records: pd.DataFrame, pairs: pd.DataFrame | None = None) -> Lea
 
 def _shared(rows: pd.DataFrame, keys: pd.Series) -> tuple[Shared, ...]:
     splits = rows["split"].groupby(keys).nunique()
+    crossing = keys.isin(splits.index[splits > 1])
     found = []
-    for key in sorted(splits.index[splits > 1]):
-        own = rows[keys == key]
+    for key, own in rows[crossing].groupby(keys[crossing], sort=True):
         names = tuple(split for split in SPLITS if (own["split"] == split).any())
         found.append(Shared(str(key), names, tuple(sorted(own["image_id"]))))
     return tuple(found)

@@ -245,7 +245,7 @@ def _trainer(
         "enable_version_counter": False,
     }
     # In this order: `last` holds what `best` knows, so that a run cut between the two repeats the epoch.
-    callbacks.append(ModelCheckpoint(filename="best", monitor="val/mean_auc", mode="max", **checkpoints))
+    callbacks.append(ModelCheckpoint(filename="best", monitor="val/rank", mode="max", **checkpoints))
     callbacks.append(ModelCheckpoint(filename="last", **checkpoints))
     parallel = settings.devices > 1
     return L.Trainer(
