@@ -12,7 +12,7 @@ from pesi.data.readers.image_files import has_images, image_paths, subfolders
 from pesi.data.records import record_table
 from pesi.errors import DataError
 
-LOOKS_FOR = "<class>/*.jpg, or {train,val,test}/<class>/*.jpg"
+LOOKS_FOR = "<class>/*.jpg, or {train,val,test}/<class>/*.jpg, with at least two classes"
 
 SPLIT_NAMES = {
     "train": "train",
@@ -27,11 +27,10 @@ _NO_CLASSES = frozenset({"images", "masks", "image", "mask", "img", "imgs"})
 
 
 def matches(root: Path) -> bool:
-    """Whether `root` holds folders of pictures."""
-    splits = _split_folders(root)
-    if splits:
-        return any(has_images(folder) for path in splits for folder in _class_folders(path))
-    return any(has_images(folder) for folder in _class_folders(root))
+    """Whether `root` holds folders of pictures, of two classes or more: one folder of pictures says nothing."""
+    parents = _split_folders(root) or [root]
+    classes = {folder.name for parent in parents for folder in _class_folders(parent) if has_images(folder)}
+    return len(classes) >= 2
 
 
 def read_folder(root: Path) -> pd.DataFrame:
