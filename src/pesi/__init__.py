@@ -11,7 +11,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pesi.nn.cnn import create_model
+    from pesi.nn.models import create_model
     from pesi.predict.classifier import load
 
 __all__ = ["__version__", "create_model", "load"]
@@ -21,7 +21,7 @@ __version__ = version("pesi-cnn")
 def __getattr__(name: str) -> Any:
     # PyTorch takes seconds to import: wait until somebody needs a network.
     if name == "create_model":
-        from pesi.nn.cnn import create_model
+        from pesi.nn.models import create_model
 
         return create_model
     if name == "load":

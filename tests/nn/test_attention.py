@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pesi.nn.attention import FORMS, attend, attention_map
-from pesi.nn.block import PesiBlock
+from pesi.nn.block import AttentionSettings, PesiBlock
 
 ATTENDING = [form for form in FORMS if form != "none"]
 
@@ -102,7 +102,7 @@ def test_a_bfloat16_sum_would_lose_it():
 
 def test_block_under_autocast_keeps_the_attention():
     torch.manual_seed(0)
-    blocks = {alpha: PesiBlock(64, 64, alpha=alpha).eval() for alpha in (0.0, 0.1)}
+    blocks = {alpha: PesiBlock(64, 64, attention=AttentionSettings(alpha=alpha)).eval() for alpha in (0.0, 0.1)}
     blocks[0.1].load_state_dict(blocks[0.0].state_dict() | {"alpha": torch.tensor([0.1])})
     x = torch.rand(2, 64, 56, 56)
     with torch.no_grad():
@@ -115,6 +115,6 @@ def test_block_under_autocast_keeps_the_attention():
 
 def test_unknown_form_is_refused():
     with pytest.raises(ValueError, match="choose one of: spatial"):
-        PesiBlock(8, 8, attention="softmax")
+        AttentionSettings(form="softmax")
     with pytest.raises(ValueError, match="temperature"):
-        PesiBlock(8, 8, temperature=0)
+        AttentionSettings(temperature=0)

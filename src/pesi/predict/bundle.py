@@ -11,10 +11,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
+from pesi.data.regions import RegionName
 from pesi.data.transforms import Geometry
 from pesi.errors import BundleError
 from pesi.files import whole_file, write_text
-from pesi.nn.cnn import PesiCNN, create_model
+from pesi.nn.cnn import PesiCNN
+from pesi.nn.models import create_model
 from pesi.taxonomy import Task, TaskClass
 
 FORMAT_VERSION = 1
@@ -47,6 +49,9 @@ class PreprocessConfig(_Part):
     source_size: int
     size: int
     geometry: Geometry
+    regions: tuple[RegionName, ...] = ("image",)
+    lesion_margin: float = 0.25
+    segmenter: str = ""  # id of the segmenter's bundle that finds the lesion; "" where none is needed
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
@@ -117,7 +122,9 @@ def task_config(task: Task, head: Literal["multiclass", "multilabel"]) -> TaskCo
     )
 
 
-def save_bundle(folder: str | Path, config: BundleConfig, network: PesiCNN, *, card: str) -> BundleConfig:
+def save_bundle(
+    folder: str | Path, config: BundleConfig, network: PesiCNN, *, card: str, half: bool = False
+) -> BundleConfig:
     """Write a bundle; its config, written last, makes it valid.
 
     Args:
@@ -125,12 +132,16 @@ def save_bundle(folder: str | Path, config: BundleConfig, network: PesiCNN, *, c
         config: Its configuration; `weights_sha256` is filled in.
         network: The network whose weights it holds.
         card: The model card, Markdown.
+        half: Whether to keep the weights in float16 (half the size).
 
     Returns:
         The config as written.
     """
     folder = Path(folder)
-    data = save({name: tensor.contiguous() for name, tensor in network.state_dict().items()})
+    tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    if half:
+        tensors = {name: t.half() if t.is_floating_point() else t for name, t in tensors.items()}
+    data = save(tensors)
     config = config.model_copy(update={"weights_sha256": hashlib.sha256(data).hexdigest()})
     (folder / "config.json").unlink(missing_ok=True)
     with whole_file(folder / "model.safetensors") as temporary:
@@ -189,7 +200,7 @@ def load_bundle(folder: str | Path) -> tuple[BundleConfig, PesiCNN]:
         )
     try:
         network = create_model(config.network.name, num_classes=config.network.num_classes, **config.network.options)
-        network.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
+        network.load_state_dict(load_file(path))
     except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise BundleError(f"{folder}: the weights do not fit: {error}", "The bundle is of another version.") from error
     return config, network.eval()

@@ -14,14 +14,16 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from pesi.data.cache import read_square
-from pesi.data.transforms import Image, fit_square, normalise, to_tensor
+from pesi.data.decode import decode_image
+from pesi.data.regions import LesionBox, Region, WholeImage
+from pesi.data.transforms import Image, normalise, to_tensor
 from pesi.data.views import VIEWS, cut_views
 from pesi.errors import BundleError, DataError, ImageError, PesiError
 from pesi.nn.cnn import PesiCNN, PesiMaps
-from pesi.predict.bundle import BundleConfig, load_bundle
+from pesi.predict.bundle import BundleConfig, PreprocessConfig, load_bundle
 from pesi.predict.calibration import view_probabilities
 from pesi.predict.prediction import Prediction, Refusal
+from pesi.predict.segmenter import shipped_segmenter
 from pesi.taxonomy import Task
 
 ImageSource = str | Path | bytes | Image
@@ -53,6 +55,7 @@ class Classifier:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.network = network.eval().to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.task: Task = config.to_task()
+        self.regions = regions_of(config.preprocess)
         self._malignant = [
             index
             for index, name in enumerate(config.outputs)
@@ -68,31 +71,34 @@ class Classifier:
         """
         return cls(*load_bundle(folder), device=device)
 
-    def square(self, source: ImageSource) -> Image:
-        """Decode an image and bring it to the bundle's square, (S, S, 3).
+    def squares(self, source: ImageSource) -> NDArray[np.uint8]:
+        """Decode an image and cut the bundle's regions from it, (R, S, S, 3).
 
         Raises:
             ImageError: The image is refused.
         """
-        preprocess = self.config.preprocess
         if isinstance(source, np.ndarray):
             if source.ndim != 3 or source.shape[2] != 3 or source.dtype != np.uint8:
                 raise ImageError(
                     f"An image array must be uint8 of shape (H, W, 3), not {source.dtype} {source.shape}.",
                     "Convert it to 8-bit RGB.",
                 )
-            return fit_square(source, preprocess.source_size, preprocess.geometry)
-        return read_square(source, preprocess.source_size, preprocess.geometry)
+            image = source
+        else:
+            image = decode_image(source)
+        return np.stack([region(image) for region in self.regions])
 
-    def logits(self, squares: Sequence[Image] | NDArray[np.uint8], views: str | None = None) -> NDArray[np.float32]:
-        """Network outputs for the views of square pictures: (N, S, S, 3) -> (N, V, K), before the temperature."""
+    def logits(self, squares: Sequence[NDArray[np.uint8]], views: str | None = None) -> NDArray[np.float32]:
+        """Network outputs for the views of N images' regions (R, S, S, 3) -> (N, R * V, K), before the temperature."""
         preprocess = self.config.preprocess
         cuts = self._views(views)
-        pictures = [to_tensor(cut) for square in squares for cut in cut_views(square, cuts, preprocess.size)]
+        pictures = [
+            to_tensor(cut) for image in squares for square in image for cut in cut_views(square, cuts, preprocess.size)
+        ]
         with torch.inference_mode():
             x = normalise(torch.stack(pictures).to(self.device), preprocess.mean, preprocess.std)
             out = self.network(x).float().cpu().numpy()
-        shaped: NDArray[np.float32] = out.reshape(len(squares), len(cuts), -1)
+        shaped: NDArray[np.float32] = out.reshape(len(squares), -1, out.shape[1])
         return shaped
 
     def predict(self, source: ImageSource, *, image_id: str | None = None, views: str | None = None) -> Prediction:
@@ -107,9 +113,9 @@ class Classifier:
             ImageError: The image is refused; the message says why.
         """
         started = time.perf_counter()
-        square = self.square(source)
+        squares = self.squares(source)
         read = time.perf_counter()
-        logits = self.logits([square], views)[0]
+        logits = self.logits([squares], views)[0]
         seconds = {"read": read - started, "network": time.perf_counter() - read}
         path = str(source) if isinstance(source, str | Path) else None
         return self.prediction(image_id or (Path(path).stem if path else "image"), path, logits, views, seconds)
@@ -178,9 +184,9 @@ class Classifier:
         if len(ids) != len(files_):
             raise ValueError(f"{len(files_)} paths but {len(ids)} image ids.")
 
-        def read(path: Path) -> Image | PesiError:
+        def read(path: Path) -> NDArray[np.uint8] | PesiError:
             try:
-                return self.square(path)
+                return self.squares(path)
             except ImageError as error:
                 return error
 
@@ -205,9 +211,9 @@ class Classifier:
                     progress(min(start + batch_size, len(files_)))
 
     def look(self, source: ImageSource) -> Picture:
-        """One forward pass over the whole image, with its class activation and attention maps."""
+        """One forward pass over the first region, unflipped, with its class activation and attention maps."""
         preprocess = self.config.preprocess
-        image = cut_views(self.square(source), VIEWS["single"], preprocess.size)[0]
+        image = cut_views(self.squares(source)[0], VIEWS["single"], preprocess.size)[0]
         with torch.inference_mode():
             x = normalise(to_tensor(image)[None].to(self.device), preprocess.mean, preprocess.std)
             return Picture(image, self.network.forward_maps(x))
@@ -217,6 +223,35 @@ class Classifier:
         if name not in VIEWS:
             raise DataError(f"Unknown views {name!r}.", f"Choose one of: {', '.join(VIEWS)}.")
         return VIEWS[name]
+
+
+def regions_of(preprocess: PreprocessConfig) -> tuple[Region, ...]:
+    """What a bundle cuts from an image.
+
+    Raises:
+        BundleError: It needs a lesion segmenter that is not the one that ships.
+    """
+    regions: list[Region] = []
+    for name in preprocess.regions:
+        if name == "image":
+            regions.append(WholeImage(preprocess.source_size, preprocess.geometry))
+        else:
+            segmenter = shipped_segmenter()
+            if preprocess.segmenter not in ("", segmenter.bundle_id):
+                raise BundleError(
+                    f"This bundle was made with the segmenter {preprocess.segmenter}; {segmenter.bundle_id} is here.",
+                    "Install the version of pesi-cnn that it was made with, or train it again.",
+                )
+            regions.append(
+                LesionBox(
+                    preprocess.source_size,
+                    preprocess.geometry,
+                    preprocess.lesion_margin,
+                    lambda square: found.mask if (found := segmenter.segment(square)).found else None,
+                    segmenter.bundle_id,
+                )
+            )
+    return tuple(regions)
 
 
 def probability_table(predictions: Iterable[Prediction]) -> pd.DataFrame:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -72,12 +72,14 @@ class EpochSampler(Sampler[tuple[int, int]]):
             yield int(index), int(seed)
 
 
-class TrainingPictures(Dataset[tuple[Tensor, int]]):
-    """Augmented pictures: item (index, seed) -> (uint8 tensor (3, size, size), class)."""
+# One memory-mapped array (N, S, S, 3) a region of the images.
+Squares = Sequence[NDArray[np.uint8]]
 
-    def __init__(
-        self, squares: NDArray[np.uint8], classes: NDArray[np.int64], augmentation: Augmentation, size: int
-    ) -> None:
+
+class TrainingPictures(Dataset[tuple[Tensor, int]]):
+    """Augmented pictures, of a region at random: item (index, seed) -> (uint8 tensor (3, size, size), class)."""
+
+    def __init__(self, squares: Squares, classes: NDArray[np.int64], augmentation: Augmentation, size: int) -> None:
         self.squares, self.classes, self.augmentation, self.size = squares, classes, augmentation, size
 
     def __len__(self) -> int:
@@ -85,21 +87,26 @@ class TrainingPictures(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, int]:
         index, seed = item
-        draw = self.augmentation.draw(np.random.default_rng(seed))
-        return to_tensor(augment(self.squares[index], draw, self.size)), int(self.classes[index])
+        rng = np.random.default_rng(seed)
+        draw = self.augmentation.draw(rng)
+        squares = self.squares[rng.integers(len(self.squares))] if len(self.squares) > 1 else self.squares[0]
+        return to_tensor(augment(squares[index], draw, self.size)), int(self.classes[index])
 
 
 class ValidationPictures(Dataset[tuple[Tensor, int, int]]):
-    """Whole pictures as the classifier sees them: item -> (uint8 tensor (3, size, size), class, index)."""
+    """Pictures of the first region as the classifier sees them: item -> (uint8 tensor (3, size, size), class, index).
 
-    def __init__(self, squares: NDArray[np.uint8], classes: NDArray[np.int64], size: int) -> None:
+    One region and no flips, to keep the validation of each epoch cheap.
+    """
+
+    def __init__(self, squares: Squares, classes: NDArray[np.int64], size: int) -> None:
         self.squares, self.classes, self.size = squares, classes, size
 
     def __len__(self) -> int:
         return len(self.classes)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int, int]:
-        picture = cut_views(self.squares[index], VIEWS["single"], self.size)[0]
+        picture = cut_views(self.squares[0][index], VIEWS["single"], self.size)[0]
         return to_tensor(picture), int(self.classes[index]), index
 
 

@@ -6,18 +6,20 @@ import difflib
 import tomllib
 from collections.abc import Sequence
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import tomli_w
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from pesi.data.regions import RegionName
 from pesi.data.transforms import Augmentation, Geometry
 from pesi.data.views import VIEWS
 from pesi.errors import RecipeError
 from pesi.nn.attention import FORMS
-from pesi.nn.cnn import ARCHITECTURES
+from pesi.nn.models import NETWORKS
 
 
 class _Section(BaseModel):
@@ -38,8 +40,8 @@ class Network(_Section):
 
     @model_validator(mode="after")
     def _known(self) -> Network:
-        if self.name not in ARCHITECTURES:
-            raise ValueError(f"unknown network {self.name!r}; choose one of: {', '.join(ARCHITECTURES)}")
+        if self.name not in NETWORKS:
+            raise ValueError(f"unknown network {self.name!r}; choose one of: {', '.join(NETWORKS)}")
         if self.attention not in FORMS:
             raise ValueError(f"unknown attention {self.attention!r}; choose one of: {', '.join(FORMS)}")
         if set(self.attend_stages) - {1, 2, 3, 4}:
@@ -57,6 +59,9 @@ class Picture(_Section):
     size: int = Field(224, ge=64, le=1024)  # side of what the network sees, pixels
     source_size: int = Field(256, ge=64, le=2048)  # side of the decoded square that crops are taken from
     geometry: Geometry = "squeeze"
+    # What is cut from each image; with both, training draws one at random and prediction averages over them.
+    regions: tuple[RegionName, ...] = Field(("image",), min_length=1, max_length=2)
+    lesion_margin: float = Field(0.25, ge=0, le=2)  # around the lesion, as a share of its longer side
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # of ImageNet, in 0..1
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
@@ -99,6 +104,9 @@ class Recipe(_Section):
     seed: int = Field(0, ge=0)
     ema: float = Field(0.0, ge=0, lt=1)  # decay a step of the weights' moving average; 0: off
     patience: int = Field(0, ge=0)  # epochs without a better validation mean AUC before stopping; 0: never
+    select: Literal["best", "last"] = "best"  # which epoch becomes the bundle: best validation mean AUC, or the last
+    pretrained: str = ""  # weights to start from: a file, "imagenet" for those of an installed package, "" for none
+    weights: Literal["float32", "float16"] = "float32"  # how the bundle keeps them
     views: str = "single"  # of the finished classifier and its validation scores
     val_share: float = Field(0.15, gt=0, lt=1)  # where the data have no official validation split
     network: Network = Network()
@@ -140,11 +148,7 @@ def fast_bfloat16() -> bool:
 def shipped_recipes() -> dict[str, Recipe]:
     """The recipes that come with the package, by name."""
     folder = files("pesi.train") / "recipes"
-    recipes = {}
-    for entry in sorted(folder.iterdir(), key=lambda item: item.name):
-        if entry.name.endswith(".toml"):
-            recipes[entry.name.removesuffix(".toml")] = _parse(entry.read_text(encoding="utf-8"), entry.name, ())
-    return recipes
+    return {name: load_recipe(name) for name in _names(folder)}
 
 
 def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -157,22 +161,36 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     Raises:
         RecipeError: Unknown recipe or key (with the nearest known one), or a value out of range.
     """
+    return parse_recipe(name_or_path, overrides, folder=files("pesi.train") / "recipes", model=Recipe)
+
+
+RecipeModel = TypeVar("RecipeModel", bound=BaseModel)
+
+
+def parse_recipe(
+    name_or_path: str | Path, overrides: Sequence[str], *, folder: Traversable, model: type[RecipeModel]
+) -> RecipeModel:
+    """As `load_recipe`, for any kind of recipe: `folder` holds the shipped ones, `model` validates them."""
     path = Path(name_or_path)
     if path.suffix == ".toml" or path.is_file():
         if not path.is_file():
             raise RecipeError(f"There is no recipe file {path}.", "Check the path, or use a shipped recipe's name.")
-        return _parse(path.read_text(encoding="utf-8"), str(path), overrides)
-    shipped = files("pesi.train") / "recipes" / f"{name_or_path}.toml"
+        return _parse(path.read_text(encoding="utf-8"), str(path), overrides, model)
+    shipped = folder / f"{name_or_path}.toml"
     if not shipped.is_file():
-        names = list(shipped_recipes())
+        names = _names(folder)
         raise RecipeError(
             f"Unknown recipe {str(name_or_path)!r}.",
             _nearest(str(name_or_path), names) + f"Shipped: {', '.join(names)}; or give a path to a .toml file.",
         )
-    return _parse(shipped.read_text(encoding="utf-8"), str(name_or_path), overrides)
+    return _parse(shipped.read_text(encoding="utf-8"), str(name_or_path), overrides, model)
 
 
-def _parse(text: str, origin: str, overrides: Sequence[str]) -> Recipe:
+def _names(folder: Traversable) -> list[str]:
+    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def _parse(text: str, origin: str, overrides: Sequence[str], model: type[RecipeModel]) -> RecipeModel:
     try:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -180,9 +198,9 @@ def _parse(text: str, origin: str, overrides: Sequence[str]) -> Recipe:
     for override in overrides:
         _override(values, override)
     try:
-        return Recipe.model_validate(values)
+        return model.model_validate(values)
     except ValidationError as error:
-        raise RecipeError(*_explain(error, origin)) from error
+        raise RecipeError(*_explain(error, origin, model)) from error
 
 
 def _override(values: dict[str, Any], override: str) -> None:
@@ -201,12 +219,12 @@ def _override(values: dict[str, Any], override: str) -> None:
     values[field] = value
 
 
-def _explain(error: ValidationError, origin: str) -> tuple[str, str]:
+def _explain(error: ValidationError, origin: str, model: type[BaseModel]) -> tuple[str, str]:
     """The first mistake as (what and where, cure)."""
     mistake = error.errors()[0]
     place = ".".join(str(part) for part in mistake["loc"])
     if mistake["type"] == "extra_forbidden":
-        known: type[BaseModel] = Recipe
+        known = model
         for part in mistake["loc"][:-1]:
             annotation = known.model_fields[str(part)].annotation
             known = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else known

@@ -7,6 +7,7 @@ and last of all `result.json`, whose presence says that the run is finished.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -32,20 +33,22 @@ from pesi.data.records import COLUMNS, record_table
 from pesi.data.splits import id_lists
 from pesi.errors import DataError, PesiError, RecipeError
 from pesi.files import write_json, write_text
-from pesi.nn.cnn import create_model
-from pesi.nn.pretrained import LoadReport, load_resnet_weights
+from pesi.nn.models import create_model
+from pesi.nn.pretrained import CheckpointError, imagenet_weights, load_pretrained
+from pesi.predict.classifier import regions_of
 from pesi.taxonomy import Task, TaskClass
 from pesi.train.callbacks import EpochLog, RunProgress, WholeCheckpoints, read_checkpoint_file
 from pesi.train.dataset import (
     EpochSampler,
     ShardSampler,
+    Squares,
     TrainingPictures,
     ValidationPictures,
     class_indices,
     output_names,
 )
 from pesi.train.environment import environment
-from pesi.train.finish import finish_run
+from pesi.train.finish import finish_run, preprocess_config
 from pesi.train.module import LesionModule, class_weights
 from pesi.train.recipe import Recipe, load_recipe
 
@@ -59,10 +62,10 @@ class RunSettings:
     Attributes:
         data: Where the images came from, as the user gave it.
         dataset: The reader's name, or None for "found out".
-        pretrained: A ResNet checkpoint, or None.
+        pretrained: A checkpoint, "imagenet", or None for what the recipe says.
         devices: Processes (CPU) or GPUs.
         accelerator: "auto", "cpu" or "gpu".
-        threads: Torch threads a process; 0: one a core, shared out over the processes.
+        threads: Torch threads a process; 0: one a core (or OMP_NUM_THREADS), shared out over the processes.
         workers: Loader processes; 0 loads in the training process.
         cache_dir: Where decoded images are kept, or None for the default.
     """
@@ -169,7 +172,8 @@ def run_training(
         return result
     _quiet()
     cv2.setNumThreads(1)
-    threads = settings.threads or max(1, (os.cpu_count() or 1) // settings.devices - settings.workers)
+    cores = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+    threads = settings.threads or max(1, cores // settings.devices - settings.workers)
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
     rank = int(os.environ.get("LOCAL_RANK", "0"))
@@ -178,18 +182,19 @@ def run_training(
         write_json(folder / "environment.json", environment(threads))
     parts = {split: used[used["split"] == split].reset_index(drop=True) for split in ("train", "val")}
     classes = {split: class_indices(part, task) for split, part in parts.items()}
-    squares = {
-        split: _squares(part, recipe, settings, say, show_progress and rank == 0) for split, part in parts.items()
-    }
+    squares = {split: _squares(part, recipe, settings, show_progress and rank == 0) for split, part in parts.items()}
 
     L.seed_everything(recipe.seed, verbose=False)
     network = create_model(
         recipe.network.name, num_classes=len(output_names(task, recipe.loss.head)), **recipe.network.options()
     )
     checkpoint = folder / "checkpoints" / "last.ckpt"
-    if settings.pretrained and not checkpoint.is_file():
-        report: LoadReport = load_resnet_weights(network, settings.pretrained)
-        say(f"Pretrained weights: {report}.")
+    weights = pretrained_file(recipe, settings)
+    if weights is not None and not checkpoint.is_file():
+        report = load_pretrained(network, weights)
+        digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+        write_json(folder / "pretrained.json", {"file": weights.name, "sha256": digest, "loaded": str(report)})
+        say(f"Pretrained weights {weights.name}: {report}.")
     batches = len(classes["train"]) // settings.devices // recipe.batch_size
     if not batches:
         raise RecipeError(
@@ -227,6 +232,20 @@ def run_training(
     return finish_run(folder, recipe, settings.data, parts["val"], squares["val"], classes["val"], task, say=say)
 
 
+def pretrained_file(recipe: Recipe, settings: RunSettings) -> Path | None:
+    """The weights that a run starts from; None: from scratch.
+
+    Raises:
+        CheckpointError: They are missing.
+    """
+    source = settings.pretrained or recipe.pretrained
+    if source == "imagenet":
+        return imagenet_weights(recipe.network.name)
+    if source and not Path(source).is_file():
+        raise CheckpointError(f"There is no weights file {source}.", "Check the path given to --pretrained.")
+    return Path(source) if source else None
+
+
 def _trainer(
     recipe: Recipe, settings: RunSettings, folder: Path, show_progress: bool, extra: tuple[Callback, ...]
 ) -> L.Trainer:
@@ -245,7 +264,8 @@ def _trainer(
         "enable_version_counter": False,
     }
     # In this order: `last` holds what `best` knows, so that a run cut between the two repeats the epoch.
-    callbacks.append(ModelCheckpoint(filename="best", monitor="val/rank", mode="max", **checkpoints))
+    if recipe.select == "best":
+        callbacks.append(ModelCheckpoint(filename="best", monitor="val/rank", mode="max", **checkpoints))
     callbacks.append(ModelCheckpoint(filename="last", **checkpoints))
     parallel = settings.devices > 1
     return L.Trainer(
@@ -269,7 +289,7 @@ def _trainer(
 
 
 def _training_loader(
-    squares: NDArray[np.uint8], classes: NDArray[np.int64], recipe: Recipe, settings: RunSettings, trainer: L.Trainer
+    squares: Squares, classes: NDArray[np.int64], recipe: Recipe, settings: RunSettings, trainer: L.Trainer
 ) -> DataLoader:
     return DataLoader(
         TrainingPictures(squares, classes, recipe.augmentation, recipe.picture.size),
@@ -288,7 +308,7 @@ def _training_loader(
 
 
 def _validation_loader(
-    squares: NDArray[np.uint8], classes: NDArray[np.int64], recipe: Recipe, settings: RunSettings, trainer: L.Trainer
+    squares: Squares, classes: NDArray[np.int64], recipe: Recipe, settings: RunSettings, trainer: L.Trainer
 ) -> DataLoader:
     return DataLoader(
         ValidationPictures(squares, classes, recipe.picture.size),
@@ -299,22 +319,19 @@ def _validation_loader(
     )
 
 
-def _squares(
-    records: pd.DataFrame, recipe: Recipe, settings: RunSettings, say: Say, show_progress: bool
-) -> NDArray[np.uint8]:
-    bar = tqdm(total=len(records), unit="image", desc="decoding", leave=False, disable=not show_progress)
-
-    def progress(done: int, total: int) -> None:
-        bar.update(done - bar.n)
-
+def _squares(records: pd.DataFrame, recipe: Recipe, settings: RunSettings, show_progress: bool) -> Squares:
+    regions = regions_of(preprocess_config(recipe.picture))
+    bar = tqdm(total=len(records) * len(regions), unit="image", desc="decoding", leave=False, disable=not show_progress)
     with bar:
-        return cached_squares(
-            list(records["path"]),
-            size=recipe.picture.source_size,
-            geometry=recipe.picture.geometry,
-            cache_dir=settings.cache_dir or default_cache_dir(),
-            progress=progress,
-        )
+        return [
+            cached_squares(
+                list(records["path"]),
+                region,
+                cache_dir=settings.cache_dir or default_cache_dir(),
+                progress=lambda done, total, before=index * len(records): bar.update(before + done - bar.n),  # type: ignore[misc]
+            )
+            for index, region in enumerate(regions)
+        ]
 
 
 def _stopped_early(checkpoint: Path, patience: int) -> bool:

@@ -7,7 +7,8 @@ import torch
 from transformers import ResNetConfig, ResNetForImageClassification
 
 import pesi
-from pesi.nn.cnn import ARCHITECTURES, PesiCNN
+from pesi.nn.cnn import PesiCNN
+from pesi.nn.resnet import ARCHITECTURES
 
 NAMES = list(ARCHITECTURES)
 

@@ -1,0 +1,134 @@
+"""The data rule of the tables: the pool of train and val images, its folds, and what leaves the training sets.
+
+Near-duplicates share a fold. An image that is a near-duplicate of an official validation or test image is never
+trained with, whatever the split. The fold list is made once and then read, so that every table, here and elsewhere,
+uses the same images.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pandas as pd
+
+from pesi.data.duplicates import clusters, near_duplicates
+from pesi.data.splits import folds
+from pesi.errors import DataError
+from pesi.files import write_text
+
+SEED = 2017
+LISTED = "near_duplicates.csv"
+_COLUMNS = ("image_id", "fold", "duplicate_of")
+
+
+def duplicate_pairs(records: pd.DataFrame, data: Path) -> pd.DataFrame:
+    """The near-duplicate pairs that are found, and those that the data set's own `near_duplicates.csv` lists.
+
+    Returns:
+        Columns image_a, image_b, distance (missing where the pair is only listed).
+    """
+    found = near_duplicates(records)
+    if not (data / LISTED).is_file():
+        return found
+    listed = pd.read_csv(data / LISTED, dtype=str)
+    if not {"image_a", "image_b"} <= set(listed.columns):
+        raise DataError(f"{data / LISTED} has no columns image_a and image_b.", "Write one pair a line.")
+    known = set(records["image_id"])
+    have = {frozenset(pair) for pair in zip(found["image_a"], found["image_b"], strict=True)}
+    more = [
+        {"image_a": a, "image_b": b}
+        for a, b in zip(listed["image_a"], listed["image_b"], strict=True)
+        if {a, b} <= known and frozenset((a, b)) not in have
+    ]
+    return pd.concat([found, pd.DataFrame(more)], ignore_index=True) if more else found
+
+
+def fold_list(records: pd.DataFrame, pairs: pd.DataFrame, *, count: int, seed: int = SEED) -> pd.DataFrame:
+    """A fold for each labelled train and val image.
+
+    Args:
+        records: The record table, with the official splits.
+        pairs: Near-duplicate pairs.
+        count: Number of folds.
+        seed: Seed of the division.
+
+    Returns:
+        Columns image_id (sorted), fold (0 ... count - 1), duplicate_of ("val", "test", "val test" or ""): the
+        official splits other than its own in which the image has a near-duplicate.
+    """
+    cluster = clusters(records, pairs)
+    held_apart: dict[int, set[str]] = {}
+    for image_id, split in zip(records["image_id"], records["split"], strict=True):
+        if split in ("val", "test"):
+            held_apart.setdefault(int(cluster[image_id]), set()).add(split)
+    pool = records[records["split"].isin(["train", "val"]) & records["diagnosis"].notna()].reset_index(drop=True)
+    if not len(pool):
+        raise DataError("The data have no labelled train or val images.", "Give the data set with its ground truth.")
+    fold = folds(pool, k=count, seed=seed, clusters=cluster)
+    duplicate_of = [
+        " ".join(sorted(held_apart.get(int(cluster[image_id]), set()) - {split}, reverse=True))
+        for image_id, split in zip(pool["image_id"], pool["split"], strict=True)
+    ]
+    # An official training image may be like a val image, a val image only like a test image.
+    table = pd.DataFrame({"image_id": pool["image_id"], "fold": fold.astype(int), "duplicate_of": duplicate_of})
+    return table.sort_values("image_id", ignore_index=True)
+
+
+def saved_folds(path: Path, records: pd.DataFrame, data: Path, *, count: int) -> pd.DataFrame:
+    """The fold list at `path`; where there is none yet, it is made and saved there, the pairs beside it.
+
+    Raises:
+        DataError: The list is damaged, or lacks an image of the data's pool.
+    """
+    if not path.is_file():
+        pairs = duplicate_pairs(records, data)
+        write_text(path.with_name(f"{path.stem}-pairs.csv"), pairs.to_csv(index=False, float_format="%.4f"))
+        write_text(path, fold_list(records, pairs, count=count).to_csv(index=False))
+    table = pd.read_csv(path, dtype={"image_id": str, "duplicate_of": str}, keep_default_na=False)
+    if tuple(table.columns) != _COLUMNS:
+        raise DataError(f"{path} has not the columns {', '.join(_COLUMNS)}.", "Restore the file, or delete it.")
+    pool = records[records["split"].isin(["train", "val"]) & records["diagnosis"].notna()]
+    missing = sorted(set(pool["image_id"]) - set(table["image_id"]))
+    if missing:
+        raise DataError(
+            f"{len(missing)} images of the data have no fold in {path}, the first is {missing[0]}.",
+            "Use the data set that the list was made for, or delete the list to have another made.",
+        )
+    return table
+
+
+def split_records(records: pd.DataFrame, fold_table: pd.DataFrame, split: str) -> pd.DataFrame:
+    """The record table of one row: `split` is "train" or "val" as the row uses the image, "test" as it was.
+
+    Args:
+        records: The record table, with the official splits.
+        fold_table: What `saved_folds` gave.
+        split: `"official"` or `"fold0"` and so on.
+
+    Returns:
+        The images that the row uses; images that leave the training set are not in it.
+
+    Raises:
+        DataError: There is no such fold.
+    """
+    by_id = fold_table.set_index("image_id")
+    table = records[(records["split"] == "test") | records["image_id"].isin(by_id.index)].reset_index(drop=True)
+    inside = table["split"].isin(["train", "val"])
+    if split == "official":
+        held_out = table["split"] == "val"
+    else:
+        number = int(split.removeprefix("fold"))
+        if number not in set(by_id["fold"]):
+            raise DataError(f"There is no {split}.", f"The fold list has fold0 to fold{int(by_id['fold'].max())}.")
+        held_out = inside & (table["image_id"].map(by_id["fold"]) == number)
+    table.loc[inside & ~held_out, "split"] = "train"
+    table.loc[held_out, "split"] = "val"
+    leaves = (table["split"] == "train") & (table["image_id"].map(by_id["duplicate_of"]).fillna("") != "")
+    return table[~leaves].reset_index(drop=True)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,260 @@
+"""A table of training runs as a TOML file, expanded to rows: every variant, seed and split, each with its own files.
+
+A table holds: `title`, `recipe` (a recipe file beside it), `splits` ("fold0" ... or "official"), `seeds`, and
+`[variants.NAME]` with `set = ["network.attention=none", ...]`; optionally `set` for all variants, `folds` (the fold
+list, a CSV file), `fold_count`, and `reference`: another table, of the same recipe, whose variants are compared with.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from pesi.errors import PesiError
+from pesi.train.recipe import Recipe, load_recipe
+
+_KEYS = {"title", "recipe", "splits", "seeds", "variants", "set", "folds", "fold_count", "reference"}
+_SPLIT = re.compile(r"official|fold\d+")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._]*(-[A-Za-z0-9._]+)*")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One training run of a table.
+
+    Attributes:
+        variant: The variant's name.
+        seed: The recipe's seed: weights of the head, order and augmentation of the pictures.
+        split: `"fold0"` and so on: that fold is held out; `"official"`: train -> val.
+        overrides: The table's and the variant's `set`.
+    """
+
+    variant: str
+    seed: int
+    split: str
+    overrides: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """VARIANT-sSEED-SPLIT."""
+        return f"{self.variant}-s{self.seed}-{self.split}"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table file, read.
+
+    Attributes:
+        path: The TOML file.
+        title: What it compares.
+        recipe_path: The recipe that all its rows start from.
+        variants: Name -> overrides, in the file's order; the first is what the others are compared with.
+        splits, seeds: In the file's order.
+        folds_path: The fold list.
+        fold_count: Number of folds, where the fold list must be made.
+        reference: A table whose first variant is the reference instead of this one's.
+    """
+
+    path: Path
+    title: str
+    recipe_path: Path
+    variants: dict[str, tuple[str, ...]]
+    splits: tuple[str, ...]
+    seeds: tuple[int, ...]
+    folds_path: Path
+    fold_count: int
+    reference: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """Folder and stem, such as `attention/pesi18`."""
+        return f"{self.path.parent.name}/{self.path.stem}"
+
+    @property
+    def rows_folder(self) -> Path:
+        """Where the finished rows' files are."""
+        return self.path.parent / self.path.stem / "rows"
+
+    def rows(self) -> list[Row]:
+        """All rows in the order of work: seed by seed, in it split by split, so that comparisons finish early."""
+        return [
+            Row(variant, seed, split, overrides)
+            for seed in self.seeds
+            for split in self.splits
+            for variant, overrides in self.variants.items()
+        ]
+
+    def recipe(self, row: Row) -> Recipe:
+        """The row's recipe.
+
+        Raises:
+            RecipeError: The recipe or an override is at fault.
+        """
+        return load_recipe(self.recipe_path, [*row.overrides, f"seed={row.seed}"])
+
+    def files(self, row: Row) -> RowFiles:
+        """The row's result files."""
+        return RowFiles(self.rows_folder, row.name)
+
+
+@dataclass(frozen=True)
+class RowFiles:
+    """The files of a finished row; `json`, written last, says that it is finished."""
+
+    folder: Path
+    name: str
+
+    @property
+    def held_out(self) -> Path:
+        """Probabilities of the held-out images."""
+        return self.folder / f"{self.name}.csv"
+
+    @property
+    def test(self) -> Path:
+        """Probabilities of the data set's test images; not there where it has none."""
+        return self.folder / f"{self.name}-test.csv"
+
+    @property
+    def json(self) -> Path:
+        """How the row was made."""
+        return self.folder / f"{self.name}.json"
+
+    @property
+    def finished(self) -> bool:
+        """Whether the row is done."""
+        return self.json.is_file()
+
+    def read(self) -> dict[str, Any]:
+        """What `json` holds.
+
+        Raises:
+            PesiError: It is damaged.
+        """
+        try:
+            content: dict[str, Any] = json.loads(self.json.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise PesiError(f"{self.json} cannot be read: {error}.", "Delete it, and run the row again.") from error
+        return content
+
+
+def load_table(path: str | Path) -> Table:
+    """Read a table file; every variant's recipe is checked.
+
+    Raises:
+        PesiError: It is missing, not TOML, has a missing, unknown or bad entry, or a variant's recipe is at fault.
+    """
+    path = Path(path)
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise PesiError(f"Cannot read the table {path}: {error.strerror}.", "Give a table's TOML file.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise PesiError(f"{path} is not valid TOML: {error}.", "Correct that line.") from error
+    for key in sorted(set(values) - _KEYS):
+        raise PesiError(f"{path}: unknown entry {key!r}.", f"Known entries: {', '.join(sorted(_KEYS))}.")
+    for key in ("title", "recipe", "splits", "seeds", "variants"):
+        if not values.get(key):
+            raise PesiError(f"{path}: there is no {key!r}.", "A table needs title, recipe, splits, seeds, variants.")
+    for split in values["splits"]:
+        if not _SPLIT.fullmatch(str(split)):
+            raise PesiError(f"{path}: unknown split {split!r}.", 'A split is "official" or "fold0", "fold1", ...')
+    common = tuple(values.get("set", ()))
+    variants = {}
+    for name, variant in values["variants"].items():
+        if not _NAME.fullmatch(name) or set(variant) - {"set"}:
+            raise PesiError(
+                f"{path}: variant {name!r} has a bad name or an entry other than 'set'.",
+                'A name is letters, digits, "." and "-"; write [variants.NAME] and under it set = ["key=value"].',
+            )
+        variants[name] = common + tuple(variant.get("set", ()))
+    table = Table(
+        path,
+        str(values["title"]),
+        path.parent / values["recipe"],
+        variants,
+        tuple(values["splits"]),
+        tuple(int(seed) for seed in values["seeds"]),
+        path.parent / values.get("folds", "../isic2017/folds.csv"),
+        int(values.get("fold_count", 5)),
+        path.parent / values["reference"] if "reference" in values else None,
+    )
+    names = [row.name for row in table.rows()]
+    if len(set(names)) < len(names):
+        raise PesiError(f"{path}: a split or seed stands twice.", "Name each once.")
+    for row in table.rows()[: len(variants)]:
+        table.recipe(row)
+    return table
+
+
+def chosen(rows: Sequence[Row], patterns: Sequence[str]) -> list[Row]:
+    """The rows whose name matches one of the patterns (`*`, `?`); all where there are none.
+
+    Raises:
+        PesiError: A pattern matches no row.
+    """
+    for pattern in patterns:
+        if not any(fnmatchcase(row.name, pattern) for row in rows):
+            example = rows[0].name if rows else "none"
+            raise PesiError(f"No row matches {pattern!r}.", f"A row is called VARIANT-sSEED-SPLIT, such as {example}.")
+    return [row for row in rows if not patterns or any(fnmatchcase(row.name, pattern) for pattern in patterns)]
+
+
+@contextmanager
+def claim(path: Path) -> Iterator[bool]:
+    """Claim a row by a file with this process's id in it; the claim of a process that died counts for nothing.
+
+    The file is locked by the system, which lets go of the lock when the process ends, however it ends.
+
+    Args:
+        path: The claim file.
+
+    Yields:
+        Whether the row is ours; False: another living process has it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            yield False
+            return
+        try:
+            same = path.stat().st_ino == os.fstat(descriptor).st_ino
+        except FileNotFoundError:
+            same = False
+        if same:
+            break
+        os.close(descriptor)  # whoever had it has just let go of it and removed the file: once more
+    try:
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"{os.getpid()}\n".encode())
+        yield True
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def claimed(path: Path) -> bool:
+    """Whether a living process has the claim file's row."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False

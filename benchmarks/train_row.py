@@ -1,0 +1,244 @@
+"""Trains one row of a table, and writes its predictions and how they were made; `run.py` starts it, a process a row.
+
+    python benchmarks/train_row.py ROW TABLE --data DIR --work DIR [--pretrained FILE] [--threads 1] [--workers 0]
+
+Exit status: 0 done, 2 an error that is told, 3 another process has the row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import pandas as pd
+from lightning.pytorch.callbacks import Callback
+from pool import file_sha256, saved_folds, split_records
+from rows import Row, Table, claim, load_table
+from sklearn.metrics import roc_auc_score
+
+from pesi.data.readers import read_dataset
+from pesi.data.splits import id_lists
+from pesi.errors import ImageError, PesiError
+from pesi.files import write_json, write_text
+from pesi.predict.calibration import view_probabilities
+from pesi.predict.classifier import Classifier
+from pesi.predict.prediction import Refusal
+from pesi.taxonomy import Task, task_of
+from pesi.train.environment import environment
+from pesi.train.run import RunSettings, open_run, run_training, start_run
+
+BUSY = 3
+
+
+class Stopwatch(Callback):
+    """Adds up the time of the epochs that count; it is kept in the checkpoint, so a cut row loses none.
+
+    Args:
+        path: Where the sums are written after each epoch, for a row that is cut after its last one.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.seconds = self.cpu_seconds = 0.0
+        self._since = self._cpu_since = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seconds": self.seconds, "cpu_seconds": self.cpu_seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.seconds, self.cpu_seconds = state_dict["seconds"], state_dict["cpu_seconds"]
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._since, self._cpu_since = time.perf_counter(), time.process_time()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.seconds += time.perf_counter() - self._since
+        self.cpu_seconds += time.process_time() - self._cpu_since
+        write_json(self.path, {name: round(value, 1) for name, value in self.state_dict().items()})
+
+
+def processor_name() -> str:
+    """The processor, in its maker's words where the system tells them."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def probabilities(classifier: Classifier, part: pd.DataFrame) -> pd.DataFrame:
+    """Probabilities of a record table's images: the bundle's views averaged, not calibrated (temperature 1).
+
+    Returns:
+        Columns image_id, then one a class.
+
+    Raises:
+        ImageError: An image cannot be read.
+    """
+    logits = []
+    for result in classifier.predict_many(part["path"], image_ids=part["image_id"]):
+        if isinstance(result, Refusal):
+            raise ImageError(f"{result.path}: {result.reason}", "A row predicts every image: repair the data set.")
+        logits.append(result.logits)
+    values = view_probabilities(np.stack(logits).astype(np.float64), classifier.config.task.head, 1.0)
+    table = pd.DataFrame(values, columns=list(classifier.config.outputs))
+    table.insert(0, "image_id", part["image_id"].to_numpy())
+    return table
+
+
+def scores(predictions: pd.DataFrame, records: pd.DataFrame, task: Task) -> str:
+    """The held-out AUCs, for the line that tells of the row."""
+    diagnosis = records.set_index("image_id")["diagnosis"]
+    classes = np.array([task.class_names[task.class_of(str(diagnosis[i]))] for i in predictions["image_id"]])
+    aucs = {
+        name: float(roc_auc_score(classes == name, predictions[name]))
+        for name in task.scored_names
+        if 0 < (classes == name).sum() < len(classes)
+    }
+    parts = ", ".join(f"{name} {value:.3f}" for name, value in aucs.items())
+    return f"{parts}, mean AUC {np.mean(list(aucs.values())):.3f}" if aucs else "one class only, no AUC"
+
+
+def train_row(
+    table: Table,
+    row: Row,
+    *,
+    data: Path,
+    work: Path,
+    pretrained: str | None = None,
+    threads: int = 1,
+    workers: int = 0,
+    keep_bundles: bool = False,
+) -> str:
+    """Train a row, or go on with it, and write its files.
+
+    Args:
+        table, row: Which.
+        data: The data set's folder.
+        work: Folder of the table's run folders.
+        pretrained: A checkpoint to start from, or "imagenet"; None: what the recipe says.
+        threads: Torch threads.
+        workers: Loader processes.
+        keep_bundles: Whether the trained network stays in the run folder.
+
+    Returns:
+        A line that tells time and score.
+
+    Raises:
+        PesiError: The recipe or the data are at fault, or the run folder is of another recipe.
+    """
+    run, files = work / row.name, table.files(row)
+    recipe = table.recipe(row)
+    records = read_dataset(data)
+    fold_table = saved_folds(table.folds_path, records, data, count=table.fold_count)
+    used = split_records(records, fold_table, row.split)
+    task = task_of(recipe.task, used["diagnosis"].dropna())
+    if (run / "result.json").is_file() and not (run / "bundle" / "model.safetensors").is_file():
+        shutil.rmtree(run)  # it was finished and tidied up, and then its result was deleted: begin anew
+    if not (run / "run.json").is_file():
+        settings = RunSettings(
+            data=data.name,
+            pretrained=pretrained,
+            threads=threads,
+            workers=workers,
+            cache_dir=str(work.parent / "cache"),
+        )
+        start_run(recipe, used, run, settings, task)
+    elif open_run(run).recipe != recipe.resolved():
+        raise PesiError(f"{run} was begun with another recipe.", "Remove that folder to begin the row anew.")
+    watch = run / "seconds.json"
+    run_training(run, show_progress=sys.stderr.isatty(), callbacks=(Stopwatch(watch),))
+    spent = json.loads(watch.read_text(encoding="utf-8"))
+    log = pd.read_csv(run / "log.csv")
+    classifier = Classifier.load(run / "bundle")
+    parts = {name: used[used["split"] == name] for name in ("val", "test")}
+    predicted = {name: probabilities(classifier, part) for name, part in parts.items() if len(part)}
+    made, weights = environment(threads), run / "pretrained.json"
+    content = {
+        "row": row.name,
+        "table": table.name,
+        "variant": row.variant,
+        "seed": row.seed,
+        "split": row.split,
+        "set": list(row.overrides),
+        "recipe": open_run(run).recipe.model_dump(mode="json"),
+        "pretrained": json.loads(weights.read_text(encoding="utf-8")) if weights.is_file() else None,
+        **spent,
+        "processor": processor_name(),
+        "device": made["device"],
+        "threads": threads,
+        "torch": made["packages"]["torch"],
+        "python": made["python"],
+        "git_commit": made["git_commit"],
+        "folds_sha256": file_sha256(table.folds_path),
+        "splits": {
+            name: {"count": part["count"], "sha256": part["sha256"]}
+            for name, part in id_lists(used[used["split"] != "test"]).items()
+        },
+        "log": [
+            {str(key): float(f"{value:.6g}") for key, value in line.items() if pd.notna(value)}
+            for line in log.to_dict("records")
+        ],
+    }
+    write_text(files.held_out, predicted["val"].to_csv(index=False, float_format="%.5g"))
+    if "test" in predicted:
+        write_text(files.test, predicted["test"].to_csv(index=False, float_format="%.5g"))
+    write_json(files.json, content)  # last: the row is finished
+    shutil.rmtree(run / "checkpoints", ignore_errors=True)
+    if not keep_bundles:
+        (run / "bundle" / "model.safetensors").unlink(missing_ok=True)
+    return f"{row.name}: {spent['seconds']:.0f} s, {scores(predicted['val'], used, task)}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("row")
+    parser.add_argument("table", type=Path)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True, help="folder of the table's run folders")
+    parser.add_argument("--pretrained")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--keep-bundles", action="store_true")
+    options = parser.parse_args()
+    try:
+        table = load_table(options.table)
+        row = next((row for row in table.rows() if row.name == options.row), None)
+        if row is None:
+            raise PesiError(f"{options.table} has no row {options.row!r}.", "Rows are called VARIANT-sSEED-SPLIT.")
+        with claim(options.work / f"{row.name}.claim") as ours:
+            if not ours:
+                return BUSY
+            if table.files(row).finished:
+                return 0
+            line = train_row(
+                table,
+                row,
+                data=options.data,
+                work=options.work,
+                pretrained=options.pretrained,
+                threads=options.threads,
+                workers=options.workers,
+                keep_bundles=options.keep_bundles,
+            )
+            print(line, flush=True)
+    except PesiError as error:
+        print(f"{options.row}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,115 @@
+"""The files of a bundle of any kind, checked: `config.json` + `model.safetensors` + `README.md`; no pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from pesi.errors import BundleError
+from pesi.files import whole_file, write_text
+
+CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+
+Config = TypeVar("Config", bound=BaseModel)
+
+
+def packed_weights(tensors: Mapping[str, Tensor]) -> tuple[bytes, str]:
+    """Tensors as the bytes of a .safetensors file, and their SHA-256."""
+    data: bytes = save({name: tensor.contiguous() for name, tensor in tensors.items()})
+    return data, hashlib.sha256(data).hexdigest()
+
+
+def write_bundle(folder: str | Path, config: BaseModel, weights: bytes, *, card: str) -> None:
+    """Write a bundle; its config, written last, makes it valid.
+
+    Args:
+        folder: The bundle's folder, made if missing.
+        config: Its configuration, with the SHA-256 of `weights` in it.
+        weights: See `packed_weights`.
+        card: The model card, Markdown.
+
+    Raises:
+        StorageError: The system refused to write.
+    """
+    folder = Path(folder)
+    (folder / CONFIG).unlink(missing_ok=True)
+    with whole_file(folder / WEIGHTS) as temporary:
+        temporary.write_bytes(weights)
+    write_text(folder / CARD, card)
+    write_text(folder / CONFIG, config.model_dump_json(indent=2) + "\n")
+
+
+def read_bundle_config(
+    folder: str | Path, model: type[Config], *, kind: str, format_version: int, command: str
+) -> Config:
+    """The configuration of a bundle of one kind.
+
+    Args:
+        folder: The bundle's folder.
+        model: What validates it.
+        kind: The `kind` that it must have, such as "segmenter".
+        format_version: The version that can be read.
+        command: What makes such bundles, for the cure: "pesi segmenter train".
+
+    Raises:
+        BundleError: No bundle there, another kind or format version, or a damaged config.
+    """
+    path = Path(folder) / CONFIG
+    if not path.is_file():
+        raise BundleError(
+            f"{folder} is not a bundle: it has no {CONFIG}.", f"Give the folder that `{command}` wrote: RUN/bundle."
+        )
+    again = "Copy the bundle again, or train it again."
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise BundleError(f"{path} is not valid JSON: {error}.", again) from error
+    if not isinstance(values, dict) or values.get("kind") != kind:
+        found = values.get("kind", "classifier") if isinstance(values, dict) else "none"
+        raise BundleError(
+            f"{folder} is no {kind}'s bundle (its kind: {found}).", f"Give one that `{command}` wrote: RUN/bundle."
+        )
+    version = values.get("format_version")
+    if version != format_version:
+        newer = isinstance(version, int) and version > format_version
+        raise BundleError(
+            f"{path} has bundle format version {version}; this version of pesi-cnn reads version {format_version}.",
+            "Upgrade pesi-cnn: pip install -U pesi-cnn" if newer else "Train the bundle again with this version.",
+        )
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        mistake = error.errors()[0]
+        place = ".".join(str(part) for part in mistake["loc"])
+        raise BundleError(f"{path}: {place}: {mistake['msg']}.", again) from error
+
+
+def read_bundle_weights(folder: str | Path, sha256: str) -> dict[str, Tensor]:
+    """The tensors of a bundle, on the CPU, checked against the hash that its config names.
+
+    Raises:
+        BundleError: The file is missing, not the one that was hashed, or damaged.
+    """
+    path = Path(folder) / WEIGHTS
+    if not path.is_file():
+        raise BundleError(f"{folder} has no {WEIGHTS}.", "Copy the bundle again.")
+    data = path.read_bytes()
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != sha256:
+        raise BundleError(
+            f"{path} is not the file that {CONFIG} names (SHA-256 {digest[:12]}, not {sha256[:12]}).",
+            "The bundle is damaged or mixed from two: copy it again.",
+        )
+    try:
+        tensors: dict[str, Tensor] = load(data)
+    except SafetensorError as error:
+        raise BundleError(f"{path} cannot be opened: {error}", "Train the bundle again.") from error
+    return tensors

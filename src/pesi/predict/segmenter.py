@@ -1,0 +1,189 @@
+"""The lesion segmenter: the one way from an image to a lesion mask."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pesi.data.masks import Mask, unfit_square
+from pesi.data.transforms import Image, fit_square, normalise, resize, to_tensor
+from pesi.errors import BundleError, ImageError
+from pesi.nn.segmenter import PesiSegmenter
+from pesi.predict.segmenter_bundle import SegmenterConfig, load_segmenter
+
+
+@dataclass(frozen=True, eq=False)
+class LesionMask:
+    """Where the lesion is, in one image's own geometry.
+
+    Attributes:
+        mask: The largest region above the threshold, its holes filled, (H, W). Also there where `found` is false, so
+            that a score can be taken; empty where nothing is above the threshold.
+        probability: Of lesion, (H, W) float32 in 0..1; 0 where the segmenter did not look (outside a centre crop).
+        area: The mask's share of the picture, 0..1.
+        found: Whether the mask is to be believed as a lesion's.
+        reason: Why none was found; "" where one was.
+    """
+
+    mask: Mask
+    probability: NDArray[np.float32]
+    area: float
+    found: bool
+    reason: str
+
+
+def largest_region(mask: Mask) -> Mask:
+    """The largest 8-connected region of a mask (H, W), its holes filled; of equal ones, the first by rows."""
+    if not mask.any():
+        return np.zeros_like(mask)
+    _, labels, statistics, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    region = (labels == 1 + int(statistics[1:, cv2.CC_STAT_AREA].argmax())).astype(np.uint8)
+    outline, _ = cv2.findContours(region, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    return np.asarray(cv2.drawContours(region, outline, -1, [1.0], cv2.FILLED) > 0)
+
+
+def lesion_of(
+    probability: NDArray[np.float32], *, threshold: float, minimum_area: float, maximum_area: float
+) -> LesionMask:
+    """The lesion in a map of probabilities (H, W).
+
+    Args:
+        probability: Of lesion, 0..1.
+        threshold: A pixel is lesion above it.
+        minimum_area, maximum_area: Shares of the picture between which a region is believed to be a lesion.
+    """
+    mask = largest_region(probability > threshold)
+    area, reason = float(mask.mean()), ""
+    if not area:
+        reason = (
+            f"no pixel is above the threshold {threshold:g} (the highest probability is {float(probability.max()):.2f})"
+        )
+    elif area < minimum_area:
+        reason = f"the largest region covers {area:.2%} of the picture, less than {minimum_area:.1%}"
+    elif area > maximum_area:
+        reason = f"the region covers {area:.1%} of the picture: no border is in sight"
+    return LesionMask(mask, probability, area, not reason, reason)
+
+
+class LesionSegmenter:
+    """A segmenter's bundle, ready to find lesions.
+
+    Args:
+        config: The bundle's configuration.
+        network: Its network.
+        device: Where to compute, such as "cpu" or "cuda"; default: a GPU if there is one.
+
+    Example:
+        >>> segmenter = LesionSegmenter.load("run/bundle")  # doctest: +SKIP
+        >>> segmenter.segment(decode_image("mole.jpg")).area  # doctest: +SKIP
+        0.23
+    """
+
+    def __init__(self, config: SegmenterConfig, network: PesiSegmenter, *, device: str | None = None) -> None:
+        self.config = config
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.network = network.eval().to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @classmethod
+    def load(cls, folder: str | Path, *, device: str | None = None) -> LesionSegmenter:
+        """Open a segmenter's bundle.
+
+        Raises:
+            BundleError: It is missing, damaged, of another kind or version.
+        """
+        return cls(*load_segmenter(folder), device=device)
+
+    @property
+    def bundle_id(self) -> str:
+        """Name and the first digits of the weights' hash: what a mask came from."""
+        return self.config.bundle_id
+
+    def segment(self, image: Image) -> LesionMask:
+        """Find the lesion in one image.
+
+        Args:
+            image: uint8 sRGB, (H, W, 3), any size.
+
+        Raises:
+            ImageError: The array is none of that kind.
+        """
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+            raise ImageError(
+                f"An image array must be uint8 of shape (H, W, 3), not {image.dtype} {image.shape}.",
+                "Convert it to 8-bit RGB.",
+            )
+        preprocess = self.config.preprocess
+        square = fit_square(image, preprocess.source_size, preprocess.geometry)
+        probability = self.probabilities([square])[0]
+        return self._lesion(unfit_square(probability, image.shape[0], image.shape[1], preprocess.geometry))
+
+    def segment_many(self, squares: Sequence[Image] | NDArray[np.uint8], *, batch_size: int = 16) -> list[LesionMask]:
+        """Find the lesions in square pictures (N, S, S, 3); the masks are (S, S).
+
+        Args:
+            squares: Pictures as `data.cache.cached_squares` gives them, best in the bundle's geometry.
+            batch_size: Pictures at a time.
+
+        Raises:
+            ImageError: A picture is not square.
+        """
+        found = []
+        for start in range(0, len(squares), batch_size):
+            batch = squares[start : start + batch_size]
+            for square, probability in zip(batch, self.probabilities(batch), strict=True):
+                found.append(self._lesion(unfit_square(probability, len(square), len(square), "squeeze")))
+        return found
+
+    def probabilities(self, squares: Sequence[Image] | NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Square pictures (N, S, S, 3) -> probability of lesion at the network's size, (N, size, size)."""
+        preprocess = self.config.preprocess
+        for square in squares:
+            if square.ndim != 3 or square.shape[0] != square.shape[1]:
+                raise ImageError(
+                    f"A picture of shape {square.shape} is not square.", "Give (S, S, 3), or use segment()."
+                )
+        size = preprocess.size
+        if not len(squares):
+            return np.zeros((0, size, size), np.float32)
+        pictures = torch.stack([to_tensor(resize(square, size, size)) for square in squares])
+        with torch.inference_mode():
+            x = normalise(pictures.to(self.device), preprocess.mean, preprocess.std)
+            probabilities: NDArray[np.float32] = self.network(x)[:, 0].float().sigmoid().cpu().numpy()
+        return probabilities
+
+    def _lesion(self, probability: NDArray[np.float32]) -> LesionMask:
+        config = self.config
+        return lesion_of(
+            probability,
+            threshold=config.threshold,
+            minimum_area=config.minimum_area,
+            maximum_area=config.maximum_area,
+        )
+
+
+def shipped_segmenter_folder() -> Path | None:
+    """The segmenter's bundle that comes with the package, None if this version brings none."""
+    folder = Path(str(files("pesi") / "bundles" / "lesion-segmenter"))
+    return folder if (folder / "config.json").is_file() else None
+
+
+def shipped_segmenter(*, device: str | None = None) -> LesionSegmenter:
+    """The segmenter that comes with the package.
+
+    Raises:
+        BundleError: This version brings none.
+    """
+    folder = shipped_segmenter_folder()
+    if folder is None:
+        raise BundleError(
+            "This version of pesi-cnn ships no lesion segmenter.",
+            "Name one (--bundle RUN/bundle), or train it: pesi segmenter train segmenter-lite0 --data DIR",
+        )
+    return LesionSegmenter.load(folder, device=device)

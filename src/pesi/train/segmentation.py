@@ -1,0 +1,237 @@
+"""Trains the lesion segmenter: from a run folder that `segmenter_run` made to a bundle in it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import lightning as L
+import numpy as np
+import pandas as pd
+import torch
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from pesi.data.cache import cached_squares
+from pesi.data.masks import cached_masks
+from pesi.data.regions import WholeImage
+from pesi.errors import RecipeError
+from pesi.files import write_json
+from pesi.nn.models import create_model
+from pesi.nn.pretrained import load_pretrained
+from pesi.nn.segmenter import PesiSegmenter, create_segmenter
+from pesi.predict.segmenter_bundle import (
+    SegmenterConfig,
+    SegmenterNetworkConfig,
+    SegmenterPreprocess,
+    save_segmenter,
+    segmenter_card,
+)
+from pesi.train.callbacks import EpochLog, RunProgress, WholeCheckpoints, read_checkpoint_file
+from pesi.train.dataset import EpochSampler
+from pesi.train.environment import environment
+from pesi.train.run import _quiet
+from pesi.train.segmentation_module import MaskedPictures, SegmentationModule, WholeMaskedPictures
+from pesi.train.segmenter_recipe import SegmenterRecipe
+from pesi.train.segmenter_run import SegmenterRunSettings, open_segmenter_run, pretrained_encoder
+
+Say = Callable[[str], None]
+
+
+def run_segmenter_training(
+    folder: str | Path,
+    *,
+    say: Say = lambda text: None,
+    show_progress: bool = True,
+    callbacks: tuple[Callback, ...] = (),
+) -> dict[str, Any]:
+    """Train, or go on training, the segmenter in `folder`; then write the bundle of the best epoch.
+
+    A run that was cut goes on after its last finished epoch, and ends as if it had not been cut, bit for bit on a CPU.
+
+    Args:
+        folder: A run folder made by `start_segmenter_run`.
+        say: Told what happens, a line at a time.
+        show_progress: Whether to show a progress bar on stderr.
+        callbacks: Further Lightning callbacks.
+
+    Returns:
+        The contents of `result.json`.
+
+    Raises:
+        DataError: An image or a mask cannot be read.
+        RecipeError: The training images do not fill one batch.
+    """
+    folder = Path(folder)
+    recipe, used, settings = open_segmenter_run(folder)
+    if (folder / "result.json").is_file():
+        say(f"{folder} is finished already.")
+        result: dict[str, Any] = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        return result
+    _quiet()
+    cv2.setNumThreads(1)
+    threads = settings.threads or os.cpu_count() or 1
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    write_json(folder / "environment.json", environment(threads))
+    train, val = (used[used["split"] == split].reset_index(drop=True) for split in ("train", "val"))
+    steps = len(train) // recipe.batch_size
+    if not steps:
+        raise RecipeError(
+            f"{len(train)} training images do not fill one batch of {recipe.batch_size}.",
+            "Choose a smaller batch: --set batch_size=...",
+        )
+    pictures = [_pictures(part, recipe, settings, show_progress) for part in (train, val)]
+
+    L.seed_everything(recipe.seed, verbose=False)
+    checkpoint = folder / "checkpoints" / "last.ckpt"
+    encoder = create_model(recipe.network.name, num_classes=1, **recipe.network.encoder_options())
+    weights = None if checkpoint.is_file() else pretrained_encoder(recipe, settings)
+    if weights is not None:
+        report = load_pretrained(encoder, weights)
+        digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+        write_json(folder / "pretrained.json", {"file": weights.name, "sha256": digest, "loaded": str(report)})
+        say(f"Pretrained weights {weights.name}: {report}.")
+    network = PesiSegmenter(encoder, width=recipe.network.width)
+    module = SegmentationModule(network, recipe, steps_per_epoch=steps)
+    module.to(memory_format=torch.channels_last)
+    say(
+        f"{recipe.name}: {len(train)} training and {len(val)} validation images, {recipe.epochs} epochs, "
+        f"{recipe.precision}, {threads} thread(s)."
+    )
+    if checkpoint.is_file():
+        say(f"Going on from {checkpoint}.")
+    trainer = _trainer(recipe, settings, folder, show_progress, callbacks)
+    size = recipe.picture.size
+    loading: dict[str, Any] = {"num_workers": settings.workers, "persistent_workers": settings.workers > 0}
+    trainer.fit(
+        module,
+        DataLoader(
+            MaskedPictures(*pictures[0], recipe.augmentation, size),
+            recipe.batch_size,
+            sampler=EpochSampler(np.zeros(len(train), np.int64), "shuffle", seed=recipe.seed),
+            drop_last=True,
+            **loading,
+        ),
+        DataLoader(WholeMaskedPictures(*pictures[1], size), recipe.batch_size, **loading),
+        ckpt_path=str(checkpoint) if checkpoint.is_file() else None,
+        weights_only=True,
+    )
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    return _finish(folder, recipe, used, say)
+
+
+class _Progress(RunProgress):
+    """As the classifiers' bar, with the Jaccard."""
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._auc = float(trainer.callback_metrics.get("val/jaccard", float("nan")))
+        self._show()
+
+    def _show(self) -> None:
+        if self.bar is not None:
+            jaccard = "-" if self._auc != self._auc else f"{self._auc:.3f}"
+            self.bar.set_postfix_str(f"loss {self._loss:.3f}, Jaccard {jaccard}, {self._rate:.1f} images/s")
+
+
+def _trainer(
+    recipe: SegmenterRecipe,
+    settings: SegmenterRunSettings,
+    folder: Path,
+    show_progress: bool,
+    extra: tuple[Callback, ...],
+) -> L.Trainer:
+    callbacks: list[Callback] = [*extra, EpochLog(folder / "log.csv")]
+    if show_progress:
+        callbacks.append(_Progress(recipe.batch_size))
+    if recipe.ema:
+        callbacks.append(EMAWeightAveraging(decay=recipe.ema))
+    checkpoints: dict[str, Any] = {
+        "dirpath": folder / "checkpoints",
+        "save_on_train_epoch_end": True,
+        "enable_version_counter": False,
+    }
+    # In this order: `last` holds what `best` knows, so that a run cut between the two repeats the epoch.
+    callbacks.append(ModelCheckpoint(filename="best", monitor="val/jaccard", mode="max", **checkpoints))
+    callbacks.append(ModelCheckpoint(filename="last", **checkpoints))
+    return L.Trainer(
+        accelerator=settings.accelerator,
+        devices=1,
+        precision="bf16-mixed" if recipe.precision == "bf16" else "32-true",
+        max_epochs=recipe.epochs,
+        gradient_clip_val=recipe.optimizer.clip_norm or None,
+        callbacks=callbacks,
+        logger=TensorBoardLogger(folder, name="tensorboard", version=""),
+        plugins=[WholeCheckpoints()],
+        enable_progress_bar=show_progress,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        log_every_n_steps=10,
+        use_distributed_sampler=False,
+    )
+
+
+def _pictures(
+    records: pd.DataFrame, recipe: SegmenterRecipe, settings: SegmenterRunSettings, show_progress: bool
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Squares (N, S, S, 3) and masks (N, S, S)."""
+    paths, picture = list(records["path"]), recipe.picture
+    bar = tqdm(total=2 * len(paths), unit="file", desc="decoding", leave=False, disable=not show_progress)
+
+    def progress(done: int, total: int) -> None:
+        bar.update()
+
+    with bar:
+        region = WholeImage(picture.source_size, picture.geometry)
+        squares = cached_squares(paths, region, cache_dir=settings.cache_dir, progress=progress)
+        masks = cached_masks(
+            list(records["mask_path"]),
+            paths,
+            size=picture.source_size,
+            geometry=picture.geometry,
+            cache_dir=settings.cache_dir,
+            progress=progress,
+        )
+    return squares, masks
+
+
+def _finish(folder: Path, recipe: SegmenterRecipe, used: pd.DataFrame, say: Say) -> dict[str, Any]:
+    """Write the bundle of the best checkpoint, and `result.json`."""
+    checkpoint = read_checkpoint_file(folder / "checkpoints" / "best.ckpt")
+    network = create_segmenter(recipe.network.name, **recipe.network.options())
+    prefix = "network."
+    network.load_state_dict(
+        {name.removeprefix(prefix): t for name, t in checkpoint["state_dict"].items() if name.startswith(prefix)}
+    )
+    epoch = int(checkpoint["epoch"]) + 1
+    splits = json.loads((folder / "splits.json").read_text(encoding="utf-8"))
+    started_from = folder / "pretrained.json"
+    config = SegmenterConfig(
+        name=recipe.name,
+        network=SegmenterNetworkConfig(encoder=recipe.network.name, options=recipe.network.options()),
+        preprocess=SegmenterPreprocess(**recipe.picture.model_dump()),
+        threshold=recipe.threshold,
+        provenance={
+            "recipe": recipe.model_dump(mode="json"),
+            "sources": sorted({str(source) for source in used["source"]}),
+            "splits": {name: {k: part[k] for k in ("count", "sha256")} for name, part in splits.items()},
+            "environment": json.loads((folder / "environment.json").read_text(encoding="utf-8")),
+            "pretrained": json.loads(started_from.read_text(encoding="utf-8")) if started_from.is_file() else None,
+            "best_epoch": epoch,
+        },
+    )
+    config = save_segmenter(folder / "bundle", config, network, card=segmenter_card(config))
+    rows = checkpoint["callbacks"]["EpochLog"]["rows"]
+    result = {"bundle": config.bundle_id, "best_epoch": epoch, "val_jaccard": rows[-1]["val/jaccard"]}
+    write_json(folder / "result.json", result)
+    say(f"Best epoch {epoch}, mean Jaccard {result['val_jaccard']:.3f} at the network's size. Bundle: {folder}/bundle")
+    return result

@@ -1,0 +1,119 @@
+"""The run folder of the lesion segmenter's training.
+
+It holds: `recipe.toml` (resolved), `segmenter-run.json` (what was asked for), `splits.json` (id lists and hashes),
+`records.csv`, `environment.json`, `pretrained.json`, `log.csv`, `tensorboard/`, `checkpoints/`, `bundle/`, and last of
+all `result.json`, whose presence says that the run is finished.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from pesi.data.records import record_table
+from pesi.data.splits import id_lists
+from pesi.errors import DataError, PesiError
+from pesi.files import write_json, write_text
+from pesi.nn.pretrained import CheckpointError, imagenet_weights
+from pesi.train.segmenter_recipe import SegmenterRecipe, load_segmenter_recipe
+
+_RUN = "segmenter-run.json"
+
+
+@dataclass(frozen=True)
+class SegmenterRunSettings:
+    """What a run needs besides its recipe; kept in `segmenter-run.json`.
+
+    Attributes:
+        data: Where the images came from, as the user gave it.
+        pretrained: Weights of the encoder: a checkpoint's path, "imagenet", or None for what the recipe says.
+        accelerator: "auto", "cpu" or "gpu".
+        threads: Torch threads; 0: one a core.
+        workers: Loader processes; 0 loads in the training process.
+        cache_dir: Where decoded images and masks are kept, or None for the default.
+    """
+
+    data: str
+    pretrained: str | None = None
+    accelerator: str = "auto"
+    threads: int = 0
+    workers: int = 0
+    cache_dir: str | None = None
+
+
+class SegmenterRun(NamedTuple):
+    """A run folder, read."""
+
+    recipe: SegmenterRecipe
+    records: pd.DataFrame
+    settings: SegmenterRunSettings
+
+
+def start_segmenter_run(
+    recipe: SegmenterRecipe, records: pd.DataFrame, folder: str | Path, settings: SegmenterRunSettings
+) -> None:
+    """Make the run folder of a new run; it uses the train and val images that have a mask.
+
+    Args:
+        recipe: What to do.
+        records: Record table with a `split` for every image to use.
+        folder: The run folder; must not hold another run.
+        settings: The rest.
+
+    Raises:
+        PesiError: The folder holds a run already.
+        DataError: There are no masks to train or validate on.
+    """
+    folder = Path(folder)
+    if (folder / _RUN).exists() or (folder / "run.json").exists():
+        raise PesiError(
+            f"{folder} holds a run already.",
+            f"Go on with it: pesi segmenter train --resume {folder}; or choose another --out.",
+        )
+    used = records[records["split"].isin(["train", "val"]) & records["mask_path"].notna()].reset_index(drop=True)
+    for split in ("train", "val"):
+        if not (used["split"] == split).any():
+            raise DataError(f"The data have no {split} images with a lesion mask.", "Name a data set with masks.")
+    write_text(folder / "recipe.toml", recipe.resolved().to_toml())
+    write_text(folder / "records.csv", used.to_csv(index=False))
+    write_json(folder / "splits.json", id_lists(used))
+    write_json(folder / _RUN, asdict(settings))  # last: the run exists
+
+
+def open_segmenter_run(folder: str | Path) -> SegmenterRun:
+    """Read a run folder that `start_segmenter_run` made.
+
+    Raises:
+        PesiError: It is none.
+    """
+    folder = Path(folder)
+    if not (folder / _RUN).is_file():
+        raise PesiError(
+            f"{folder} is not a segmenter's run folder: it has no {_RUN}.",
+            "Give the folder that `pesi segmenter train` made.",
+        )
+    with (folder / "records.csv").open(encoding="utf-8", newline="") as file:
+        rows = [{name: value or None for name, value in row.items()} for row in csv.DictReader(file)]
+    settings = json.loads((folder / _RUN).read_text(encoding="utf-8"))
+    return SegmenterRun(
+        load_segmenter_recipe(folder / "recipe.toml"), record_table(rows), SegmenterRunSettings(**settings)
+    )
+
+
+def pretrained_encoder(recipe: SegmenterRecipe, settings: SegmenterRunSettings) -> Path | None:
+    """The weights that the encoder starts from; None: random ones.
+
+    Raises:
+        CheckpointError: They are missing.
+    """
+    source = recipe.pretrained if settings.pretrained is None else settings.pretrained
+    if source == "imagenet":
+        return imagenet_weights(recipe.network.name)
+    if source and not Path(source).is_file():
+        raise CheckpointError(f"There is no weights file {source}.", "Check the path given to --pretrained.")
+    return Path(source) if source else None
