@@ -167,6 +167,8 @@ def load_table(path: str | Path) -> Table:
     for split in values["splits"]:
         if not _SPLIT.fullmatch(str(split)):
             raise PesiError(f"{path}: unknown split {split!r}.", 'A split is "official" or "fold0", "fold1", ...')
+    if "official" in values["splits"] and len(values["splits"]) > 1:
+        raise PesiError(f"{path}: official and folds in one table.", "Make two: they hold the same images out twice.")
     common = tuple(values.get("set", ()))
     variants = {}
     for name, variant in values["variants"].items():

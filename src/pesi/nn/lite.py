@@ -54,7 +54,7 @@ LITE_SCALES: dict[str, Scale] = {"pesi_lite0": Scale(1.0, 1.0), "pesi_lite2": Sc
 
 
 class SameConv2d(nn.Conv2d):
-    """A convolution with TensorFlow's 'SAME' padding: output ceil(H / stride), the odd pixel at the right and bottom."""
+    """A convolution with TensorFlow's 'SAME' padding: output ceil(H / stride), an odd pixel at the right and bottom."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C_out, ceil(H / stride), ceil(W / stride))."""

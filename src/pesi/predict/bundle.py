@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from pydantic import BaseModel, ConfigDict, Field
 
 from pesi.data.regions import RegionName
 from pesi.data.transforms import Geometry
 from pesi.errors import BundleError
-from pesi.files import whole_file, write_text
 from pesi.nn.cnn import PesiCNN
 from pesi.nn.models import create_model
+from pesi.predict.bundle_files import packed_weights, read_bundle_config, read_bundle_weights, write_bundle
 from pesi.taxonomy import Task, TaskClass
 
 FORMAT_VERSION = 1
@@ -85,6 +81,7 @@ class TriageLevel(_Part):
 class BundleConfig(_Part):
     """Everything that a prediction needs besides the weights; the whole of `config.json`."""
 
+    kind: Literal["classifier"] = "classifier"
     format_version: int = FORMAT_VERSION
     library: str = "pesi-cnn"
     name: str
@@ -125,7 +122,7 @@ def task_config(task: Task, head: Literal["multiclass", "multilabel"]) -> TaskCo
 def save_bundle(
     folder: str | Path, config: BundleConfig, network: PesiCNN, *, card: str, half: bool = False
 ) -> BundleConfig:
-    """Write a bundle; its config, written last, makes it valid.
+    """Write a bundle.
 
     Args:
         folder: The bundle's folder, made if missing.
@@ -136,49 +133,28 @@ def save_bundle(
 
     Returns:
         The config as written.
+
+    Raises:
+        StorageError: The system refused to write.
     """
-    folder = Path(folder)
-    tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    tensors = dict(network.state_dict())
     if half:
         tensors = {name: t.half() if t.is_floating_point() else t for name, t in tensors.items()}
-    data = save(tensors)
-    config = config.model_copy(update={"weights_sha256": hashlib.sha256(data).hexdigest()})
-    (folder / "config.json").unlink(missing_ok=True)
-    with whole_file(folder / "model.safetensors") as temporary:
-        temporary.write_bytes(data)
-    write_text(folder / "README.md", card)
-    write_text(folder / "config.json", config.model_dump_json(indent=2) + "\n")
+    data, digest = packed_weights(tensors)
+    config = config.model_copy(update={"weights_sha256": digest})
+    write_bundle(folder, config, data, card=card)
     return config
 
 
 def read_config(folder: str | Path) -> BundleConfig:
-    """The configuration of a bundle.
+    """The configuration of a classifier's bundle.
 
     Raises:
-        BundleError: No bundle there, another format version, or a damaged config.
+        BundleError: No bundle there, one of another kind or format version, or a damaged config.
     """
-    path = Path(folder) / "config.json"
-    if not path.is_file():
-        raise BundleError(
-            f"{folder} is not a bundle: it has no config.json.", "Give the folder that `pesi train` wrote: RUN/bundle."
-        )
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise BundleError(f"{path} is not valid JSON: {error}.", "Copy the bundle again, or train it again.") from error
-    found = values.get("format_version") if isinstance(values, dict) else None
-    if found != FORMAT_VERSION:
-        newer = isinstance(found, int) and found > FORMAT_VERSION
-        raise BundleError(
-            f"{path} has bundle format version {found}; this version of pesi-cnn reads version {FORMAT_VERSION}.",
-            "Upgrade pesi-cnn: pip install -U pesi-cnn" if newer else "Train the bundle again with this version.",
-        )
-    try:
-        return BundleConfig.model_validate(values)
-    except ValidationError as error:
-        mistake = error.errors()[0]
-        place = ".".join(str(part) for part in mistake["loc"])
-        raise BundleError(f"{path}: {place}: {mistake['msg']}.", "Copy the bundle again, or train it again.") from error
+    return read_bundle_config(
+        folder, BundleConfig, kind="classifier", format_version=FORMAT_VERSION, command="pesi train"
+    )
 
 
 def load_bundle(folder: str | Path) -> tuple[BundleConfig, PesiCNN]:
@@ -187,20 +163,11 @@ def load_bundle(folder: str | Path) -> tuple[BundleConfig, PesiCNN]:
     Raises:
         BundleError: As `read_config`; or the weights are missing, damaged, or not those the config names.
     """
-    folder = Path(folder)
     config = read_config(folder)
-    path = folder / "model.safetensors"
-    if not path.is_file():
-        raise BundleError(f"{folder} has no model.safetensors.", "Copy the bundle again.")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    if digest != config.weights_sha256:
-        raise BundleError(
-            f"{path} is not the file that config.json names (SHA-256 {digest[:12]}, not {config.weights_sha256[:12]}).",
-            "The bundle is damaged or mixed from two: copy it again.",
-        )
+    weights = read_bundle_weights(folder, config.weights_sha256)
     try:
         network = create_model(config.network.name, num_classes=config.network.num_classes, **config.network.options)
-        network.load_state_dict(load_file(path))
-    except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        network.load_state_dict(weights)  # into float32, whatever they are kept in
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise BundleError(f"{folder}: the weights do not fit: {error}", "The bundle is of another version.") from error
     return config, network.eval()

@@ -247,7 +247,7 @@ def regions_of(preprocess: PreprocessConfig) -> tuple[Region, ...]:
                     preprocess.source_size,
                     preprocess.geometry,
                     preprocess.lesion_margin,
-                    lambda square: found.mask if (found := segmenter.segment(square)).found else None,
+                    segmenter.find,
                     segmenter.bundle_id,
                 )
             )

@@ -124,6 +124,11 @@ class LesionSegmenter:
         probability = self.probabilities([square])[0]
         return self._lesion(unfit_square(probability, image.shape[0], image.shape[1], preprocess.geometry))
 
+    def find(self, image: Image) -> Mask | None:
+        """The lesion's mask (H, W) in one image, None where none is found."""
+        lesion = self.segment(image)
+        return lesion.mask if lesion.found else None
+
     def segment_many(self, squares: Sequence[Image] | NDArray[np.uint8], *, batch_size: int = 16) -> list[LesionMask]:
         """Find the lesions in square pictures (N, S, S, 3); the masks are (S, S).
 
@@ -152,7 +157,7 @@ class LesionSegmenter:
         size = preprocess.size
         if not len(squares):
             return np.zeros((0, size, size), np.float32)
-        pictures = torch.stack([to_tensor(resize(square, size, size)) for square in squares])
+        pictures = torch.stack([to_tensor(np.array(resize(square, size, size))) for square in squares])
         with torch.inference_mode():
             x = normalise(pictures.to(self.device), preprocess.mean, preprocess.std)
             probabilities: NDArray[np.float32] = self.network(x)[:, 0].float().sigmoid().cpu().numpy()

@@ -89,7 +89,7 @@ class TrainingPictures(Dataset[tuple[Tensor, int]]):
         index, seed = item
         rng = np.random.default_rng(seed)
         draw = self.augmentation.draw(rng)
-        squares = self.squares[rng.integers(len(self.squares))] if len(self.squares) > 1 else self.squares[0]
+        squares = self.squares[int(rng.integers(len(self.squares)))] if len(self.squares) > 1 else self.squares[0]
         return to_tensor(augment(squares[index], draw, self.size)), int(self.classes[index])
 
 

@@ -114,9 +114,8 @@ def finish_run(
     config = save_bundle(folder / "bundle", config, network, card=model_card(config), half=half)
     result = {"bundle": config.bundle_id, "best_epoch": int(checkpoint["epoch"]) + 1}
     write_json(folder / "result.json", result)
-    say(
-        f"{recipe.select.capitalize()} epoch {result['best_epoch']}, temperature {temperature.value:.3f}. Bundle: {folder / 'bundle'}"
-    )
+    chosen = f"{recipe.select.capitalize()} epoch {result['best_epoch']}"
+    say(f"{chosen}, temperature {temperature.value:.3f}. Bundle: {folder / 'bundle'}")
     return result
 
 

@@ -322,16 +322,16 @@ def _validation_loader(
 def _squares(records: pd.DataFrame, recipe: Recipe, settings: RunSettings, show_progress: bool) -> Squares:
     regions = regions_of(preprocess_config(recipe.picture))
     bar = tqdm(total=len(records) * len(regions), unit="image", desc="decoding", leave=False, disable=not show_progress)
+    squares: list[NDArray[np.uint8]] = []
+
+    def progress(done: int, total: int) -> None:
+        bar.update(len(squares) * total + done - bar.n)
+
     with bar:
-        return [
-            cached_squares(
-                list(records["path"]),
-                region,
-                cache_dir=settings.cache_dir or default_cache_dir(),
-                progress=lambda done, total, before=index * len(records): bar.update(before + done - bar.n),  # type: ignore[misc]
-            )
-            for index, region in enumerate(regions)
-        ]
+        for region in regions:
+            cache_dir = settings.cache_dir or default_cache_dir()
+            squares.append(cached_squares(list(records["path"]), region, cache_dir=cache_dir, progress=progress))
+    return squares
 
 
 def _stopped_early(checkpoint: Path, patience: int) -> bool:

@@ -175,7 +175,7 @@ def _trainer(
         enable_progress_bar=show_progress,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        log_every_n_steps=10,
+        log_every_n_steps=1,
         use_distributed_sampler=False,
     )
 

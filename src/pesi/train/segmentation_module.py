@@ -56,7 +56,7 @@ class WholeMaskedPictures(Dataset[tuple[Tensor, Tensor]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         picture = cut_views(self.squares[index], VIEWS["single"], self.size)[0]
-        return to_tensor(picture), torch.from_numpy(resize_mask(self.masks[index], self.size))
+        return to_tensor(picture.copy()), torch.from_numpy(resize_mask(self.masks[index], self.size))
 
 
 def soft_overlap(probabilities: Tensor, masks: Tensor, kind: str) -> Tensor:

@@ -1,0 +1,225 @@
+"""A table's finished rows, read: which splits and seeds can be compared, and their held-out predictions, pooled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from rows import Row, Table
+
+from pesi.errors import PesiError
+from pesi.evaluate import metrics
+from pesi.predict.tables import read_prediction_table
+from pesi.taxonomy import Task, task_of
+from pesi.train.recipe import Recipe
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class FinishedRow:
+    """A row with its result files, read."""
+
+    row: Row
+    content: Mapping[str, Any]
+    predictions: pd.DataFrame = field(repr=False)  # index image_id, a column a class
+
+
+@dataclass(frozen=True)
+class Block:
+    """Splits and seeds of which every combination is finished."""
+
+    splits: tuple[str, ...]
+    seeds: tuple[int, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.splits)
+
+    def __str__(self) -> str:
+        if not self:
+            return "nothing finished"
+        if self.splits == ("official",):
+            where = "the official validation images"
+        else:
+            where = f"{len(self.splits)} fold{'s' * (len(self.splits) != 1)} ({_list(s[4:] for s in self.splits)})"
+        return f"{where}, {len(self.seeds)} seed{'s' * (len(self.seeds) != 1)} ({_list(map(str, self.seeds))})"
+
+
+def largest_block(finished: Iterable[tuple[int, str]], splits: Sequence[str]) -> Block:
+    """The block with most splits, and among those most seeds.
+
+    Args:
+        finished: (seed, split) of the rows that are there.
+        splits: All splits, in the table's order.
+    """
+    by_seed: dict[int, set[str]] = {}
+    for seed, split in finished:
+        by_seed.setdefault(seed, set()).add(split)
+    best = Block((), ())
+    for seed in sorted(by_seed):
+        has = tuple(split for split in splits if split in by_seed[seed])
+        seeds = tuple(s for s in sorted(by_seed) if by_seed[s] >= set(has))
+        if (len(has), len(seeds)) > (len(best.splits), len(best.seeds)):
+            best = Block(has, seeds)
+    return best
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """Held-out predictions of a block, pooled over its splits.
+
+    Attributes:
+        image_ids: (N,).
+        classes: Class of each image, (N,).
+        folds: Number of the split that held the image out, (N,).
+        scores: Probabilities, (seeds, N, K).
+    """
+
+    image_ids: tuple[str, ...]
+    classes: NDArray[np.int64]
+    folds: NDArray[np.int64]
+    scores: Floats
+
+    @property
+    def averaged(self) -> Floats:
+        """Probabilities averaged over the seeds, (N, K)."""
+        return np.asarray(self.scores.mean(axis=0))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A table, the rows of it that are finished, and the labels of the images.
+
+    Attributes:
+        finished: Variant -> (seed, split) -> row; of `reference` too, whose variants are added.
+        left_out: Why finished rows are not counted.
+        own: The variants of the table itself, in its order.
+        reference: The variant that the others are compared with.
+    """
+
+    table: Table
+    task: Task
+    finished: Mapping[str, Mapping[tuple[int, str], FinishedRow]]
+    classes: Mapping[str, int] = field(repr=False)  # image_id -> class
+    own: tuple[str, ...]
+    reference: str
+    left_out: tuple[str, ...]
+
+    def block(self, *variants: str) -> Block:
+        """The largest block that all these variants have."""
+        cells = [set(self.finished[variant]) for variant in variants]
+        return largest_block(set.intersection(*cells), self.table.splits)
+
+    def pooled(self, variant: str, block: Block) -> Pooled:
+        """The variant's held-out predictions in a block.
+
+        Raises:
+            PesiError: Two seeds held out different images.
+        """
+        rows = self.finished[variant]
+        ids: list[str] = []
+        folds: list[int] = []
+        for number, split in enumerate(block.splits):
+            own = sorted(rows[block.seeds[0], split].predictions.index)
+            ids += own
+            folds += [number] * len(own)
+        if len(set(ids)) < len(ids):
+            raise PesiError(
+                f"{self.table.name}, {variant}: an image is held out twice.", "Delete the rows of old folds."
+            )
+        scores = []
+        for seed in block.seeds:
+            frame = pd.concat([rows[seed, split].predictions for split in block.splits])
+            if set(frame.index) != set(ids):
+                raise PesiError(
+                    f"{self.table.name}, {variant}: seed {seed} held out other images than seed {block.seeds[0]}.",
+                    "Delete the rows that were made with another fold list.",
+                )
+            scores.append(frame.loc[ids, list(self.columns)].to_numpy(np.float64))
+        return Pooled(tuple(ids), np.array([self.classes[i] for i in ids]), np.array(folds), np.stack(scores))
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The classes whose probabilities are scored."""
+        return self.task.scored_names
+
+    def labels(self, pooled: Pooled, name: str) -> NDArray[np.bool_]:
+        """Which images have the class, (N,)."""
+        return np.asarray(pooled.classes == self.task.class_names.index(name))
+
+    def aucs(self, pooled: Pooled, scores: Floats, weights: NDArray) -> dict[str, Floats]:
+        """Each task's AUC and their mean (`"mean"`), (R,) each.
+
+        Args:
+            pooled: Whose images and labels.
+            scores: (N, K).
+            weights: (R, N).
+        """
+        values = {
+            name: metrics.auc(metrics.curve(self.labels(pooled, name), scores[:, k], weights))
+            for k, name in enumerate(self.columns)
+        }
+        return values | {"mean": np.asarray(np.mean(list(values.values()), axis=0))}
+
+
+def read_outcome(table: Table, reference: Table | None, records: pd.DataFrame) -> Outcome:
+    """Read a table's finished rows.
+
+    Args:
+        table: The table.
+        reference: The table that holds its reference variant, where it has one.
+        records: Record table with the labels.
+
+    Raises:
+        PesiError: A result file is damaged, or names an image that the data do not have.
+    """
+    labelled = records[records["diagnosis"].notna()]
+    recipe = table.recipe(table.rows()[0])
+    task = task_of(recipe.task, labelled["diagnosis"])
+    classes = {
+        str(image_id): task.class_of(str(code))
+        for image_id, code in zip(labelled["image_id"], labelled["diagnosis"], strict=True)
+    }
+    finished: dict[str, dict[tuple[int, str], FinishedRow]] = {}
+    left_out: list[str] = []
+    for source in [table, *([reference] if reference else [])]:
+        for row in source.rows():
+            cells = finished.setdefault(row.variant, {})
+            files = source.files(row)
+            if not files.finished or (row.seed, row.split) in cells:
+                continue
+            content = files.read()
+            if not _same_recipe(content, source.recipe(row)):
+                left_out.append(f"{row.name}: made by another recipe than the one that stands here now")
+                continue
+            predictions = read_prediction_table(files.held_out).set_index("image_id")
+            strangers = sorted(set(predictions.index) - set(classes))
+            if strangers:
+                raise PesiError(
+                    f"{files.held_out}: the data have no label for {strangers[0]}.",
+                    "Give the data set that the rows were trained on: --data DIR.",
+                )
+            cells[row.seed, row.split] = FinishedRow(row, content, predictions)
+    first = next(iter((reference or table).variants))
+    return Outcome(table, task, finished, classes, tuple(table.variants), first, tuple(left_out))
+
+
+def _same_recipe(content: Mapping[str, Any], wanted: Recipe) -> bool:
+    """Whether a row was made by this recipe; how "auto" precision was resolved may differ."""
+    try:
+        made = Recipe.model_validate(content["recipe"])
+    except (KeyError, ValidationError):
+        return False
+    same = {"name": wanted.name, "description": wanted.description}
+    if wanted.precision == "auto":
+        same["precision"] = "auto"
+    return made.model_copy(update=same) == wanted
+
+
+def _list(words: Iterable[str]) -> str:
+    return ", ".join(words)

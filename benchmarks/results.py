@@ -1,0 +1,213 @@
+"""Writes docs/results.md, its figures and the test predictions, from the saved rows of all tables.
+
+    python benchmarks/results.py --data DIR [DIR ...]
+
+Every figure in the page is computed here from per-image predictions and the data set's labels, but for the published
+results of others, which stand in benchmarks/isic2017/published.toml. Unfinished tables give what is finished.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from claims import claims_table, published_table, read_published
+from outcome import Outcome, read_outcome
+from plots import difference_figure, trajectories, trajectory_figure
+from rows import Table, load_table
+from scoring import Difference, VariantScores, difference, variant_scores
+from sections import cost_table, counted, difference_table, growth_table, progress, score_table
+
+from pesi.data.readers import read_dataset
+from pesi.errors import PesiError
+from pesi.files import write_text
+from pesi.predict.tables import ISIC2017_COLUMNS, read_prediction_table
+
+HERE = Path(__file__).resolve().parent
+
+
+class TableResult(NamedTuple):
+    """All that is computed of one table."""
+
+    outcome: Outcome
+    scores: dict[str, VariantScores | None]
+    differences: list[Difference]
+
+    @property
+    def empty(self) -> bool:
+        return not any(self.outcome.finished[variant] for variant in self.outcome.own)
+
+
+def table_result(path: Path, data: list[pd.DataFrame], *, replicates: int, seed: int) -> TableResult:
+    """Read and score one table."""
+    table = load_table(path)
+    reference = load_table(table.reference) if table.reference else None
+    outcome = read_outcome(table, reference, _labels(table, data))
+    others = [v for v in outcome.own if v != outcome.reference]
+    found = [difference(outcome, v, outcome.reference, replicates=replicates, seed=seed) for v in others]
+    return TableResult(
+        outcome,
+        {v: variant_scores(outcome, v, replicates=replicates, seed=seed) for v in outcome.own},
+        [d for d in found if d is not None],
+    )
+
+
+def _labels(table: Table, data: list[pd.DataFrame]) -> pd.DataFrame:
+    """The first data set that has the table's images; the first of all where no row is finished."""
+    finished = next((files for files in map(table.files, table.rows()) if files.finished), None)
+    if finished is None:
+        return data[0]
+    ids = set(read_prediction_table(finished.held_out)["image_id"])
+    for records in data:
+        if ids <= set(records["image_id"][records["diagnosis"].notna()]):
+            return records
+    raise PesiError(f"No data set has labels for the images of {table.name}.", "Give that data set too: --data A B.")
+
+
+def section(result: TableResult, figures: Path, page: Path) -> str:
+    """A table's section; its figures are written."""
+    outcome = result.outcome
+    parts = [f"## {outcome.table.title}", f"`{_shown(outcome.table.path)}`"]
+    if result.empty:
+        return "\n\n".join([*parts, "No row is finished yet."])
+    stem = outcome.table.name.replace("/", "-")
+    parts += [progress(outcome), score_table(outcome, result.scores)]
+    if result.differences:
+        parts += ["**Differences**", difference_table(outcome, result.differences)]
+        parts.append(_figure(figures / f"{stem}-differences.svg", difference_figure(result.differences), page))
+    growth = growth_table(outcome)
+    if growth:
+        rows = {v: list(outcome.finished[v].values()) for v in outcome.own}
+        attended = {v: r for v, r in rows.items() if r and trajectories(r, "alpha")}
+        parts += ["**Alpha and attention energy**, means over the finished rows", growth]
+        parts.append(_figure(figures / f"{stem}-attention.svg", trajectory_figure(attended), page))
+    parts += ["**Training cost**", cost_table(outcome)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _figure(path: Path, svg: str, page: Path) -> str:
+    write_text(path, svg)
+    return f"![{path.stem}]({path.relative_to(page.parent).as_posix()})"
+
+
+def _shown(path: Path) -> str:
+    """A path as the page shows it: from the project's folder, or only the name."""
+    path = path.resolve()
+    return path.relative_to(HERE.parent).as_posix() if path.is_relative_to(HERE.parent) else path.name
+
+
+def write_test_predictions(result: TableResult, folder: Path) -> list[str]:
+    """Write the test predictions of each variant, averaged over the fold models and seeds, in the official format.
+
+    Returns:
+        A line for each file.
+    """
+    lines = []
+    outcome = result.outcome
+    if outcome.columns != ISIC2017_COLUMNS:
+        return []
+    for variant in outcome.own:
+        files = [outcome.table.files(row.row).test for row in outcome.finished[variant].values()]
+        tables = [read_prediction_table(file).set_index("image_id") for file in sorted(files) if file.is_file()]
+        if not tables:
+            continue
+        if any(set(table.index) != set(tables[0].index) for table in tables):
+            raise PesiError(f"{outcome.table.name}, {variant}: rows predict different test images.", "Run them again.")
+        ids = sorted(tables[0].index)
+        values = np.mean([table.loc[ids, list(ISIC2017_COLUMNS)].to_numpy() for table in tables], axis=0)
+        mean = pd.DataFrame(values, index=pd.Index(ids, name="image_id"), columns=list(ISIC2017_COLUMNS))
+        path = folder / f"{outcome.table.path.stem}-{variant}.csv"
+        write_text(path, mean.to_csv(float_format="%.6f"))
+        lines.append(f"- `{_shown(path)}`: {counted(len(mean), 'image')}, {counted(len(tables), 'network')} averaged")
+    return lines
+
+
+def page_text(results: list[TableResult], published: Path, figures: Path, page: Path, predictions: Path, n: int) -> str:
+    """The whole page; figures and prediction files are written."""
+    source = read_published(published)
+    differences = [d for result in results for d in result.differences]
+    shown = [d for d in differences if d.shown]
+    summary = (
+        f"{counted(len(differences), 'comparison')} with a reference; the difference is shown in {len(shown)} of them"
+        + (f" ({', '.join(f'`{d.variant}` {d.averaged.difference:+.4f}' for d in shown)})" if shown else "")
+        + f". Each is at 95 %, uncorrected: by chance alone about {0.05 * len(differences):.1f} would be expected."
+    )
+    parts = [
+        "# Results",
+        "Written by `python benchmarks/results.py --data DIR` from the per-image predictions in "
+        "`benchmarks/*/*/rows/`: anyone can score them again. Don't edit; run the command.",
+        summary if differences else "No comparison can be made yet.",
+        "How to read it. A row is one training run. In a fold, the held-out images (near-duplicates share a fold, and "
+        "images like official validation or test images are never trained with) choose nothing: the last epoch is "
+        "used. Held-out predictions are pooled over the folds; probabilities are averages of four flipped views, not "
+        "calibrated. Intervals are 95 %: stratified bootstrap over the images "
+        f"({n} resamples), for single AUC differences DeLong. They do not hold the luck of a seed: the seeds stand "
+        "beside them. *Seeds averaged*: the probabilities of the seeds' networks are averaged first. *One network*: "
+        "each seed is scored by itself, then the scores are averaged. *Within folds*: nothing is pooled, the folds' "
+        "scores are averaged. A difference is called *shown* only if the intervals of both, seeds averaged and one "
+        "network, exclude zero.",
+        "## Published and ours",
+        published_table(source, [(r.outcome, r.scores) for r in results]),
+        *(section(result, figures, page) for result in results),
+        "## Claimed and measured",
+        claims_table(source, [(r.outcome, r.scores, r.differences) for r in results]),
+    ]
+    files = [line for result in results for line in write_test_predictions(result, predictions)]
+    if files:
+        parts += [
+            "## Test predictions",
+            "In the challenge's format; they are scored elsewhere, the labels are held apart.",
+            "\n".join(files),
+        ]
+    return "\n\n".join(parts) + "\n"
+
+
+def all_tables() -> list[Path]:
+    """The table files under benchmarks/, those that others refer to first."""
+    return sorted(path for path in HERE.glob("*/*.toml") if not path.name.endswith(".recipe.toml") and _is_table(path))
+
+
+def _is_table(path: Path) -> bool:
+    return "[variants." in path.read_text(encoding="utf-8")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, nargs="+", required=True, help="the data sets that the rows are of")
+    parser.add_argument("--tables", type=Path, nargs="+", help="default: all under benchmarks/")
+    parser.add_argument("--out", type=Path, default=HERE.parent / "docs" / "results.md")
+    parser.add_argument("--predictions", type=Path, default=HERE / "isic2017" / "predictions")
+    parser.add_argument("--replicates", type=int, default=2000, help="bootstrap resamples")
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
+    options = parser.parse_args()
+    try:
+        data = [read_dataset(folder) for folder in options.data]
+        results = []
+        for path in options.tables or all_tables():
+            results.append(table_result(path, data, replicates=options.replicates, seed=options.seed))
+            print(
+                f"{results[-1].outcome.table.name}: {counted(len(results[-1].differences), 'comparison')}", flush=True
+            )
+        figures = options.out.parent / options.out.stem
+        text = page_text(
+            results,
+            HERE / "isic2017" / "published.toml",
+            figures,
+            options.out,
+            options.predictions,
+            options.replicates,
+        )
+        write_text(options.out, text)
+        print(f"Written: {options.out}")
+    except PesiError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

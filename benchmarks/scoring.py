@@ -1,0 +1,143 @@
+"""Scores of a table's variants with intervals, and paired differences between them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from outcome import Block, Outcome
+
+from pesi.errors import PesiError
+from pesi.evaluate import metrics
+from pesi.evaluate.intervals import bootstrap, percentile_interval
+from pesi.evaluate.paired import PairedResult, delong, paired_bootstrap
+
+Floats = NDArray[np.float64]
+Interval = tuple[float, float, float]  # value, low, high
+
+
+@dataclass(frozen=True)
+class VariantScores:
+    """Scores of a variant over a block.
+
+    Attributes:
+        averaged: Of the probabilities averaged over the seeds: class name or "mean" -> value and 95 % interval.
+        seeds: Mean AUC of each seed's pooled predictions.
+        within: Mean AUC within each split, averaged over splits and seeds: nothing is pooled.
+        points: Class name -> accuracy, sensitivity and specificity at 0.5.
+    """
+
+    block: Block
+    images: int
+    averaged: dict[str, Interval]
+    seeds: dict[int, float]
+    within: float
+    points: dict[str, tuple[float, float, float]]
+
+
+def variant_scores(outcome: Outcome, variant: str, *, replicates: int, seed: int) -> VariantScores | None:
+    """Scores of a variant over its largest block; None where nothing is finished."""
+    block = outcome.block(variant)
+    if not block:
+        return None
+    pooled = outcome.pooled(variant, block)
+    ones = np.ones((1, len(pooled.classes)))
+    averaged = pooled.averaged
+    point = outcome.aucs(pooled, averaged, ones)
+    draws = bootstrap(
+        lambda weights: outcome.aucs(pooled, averaged, weights),
+        pooled.classes,
+        replicates=replicates,
+        rng=np.random.default_rng(seed),
+    )
+    points = {}
+    for k, name in enumerate(outcome.columns):
+        values = metrics.binary_scores(outcome.labels(pooled, name), averaged[:, k])
+        points[name] = tuple(float(values[key][0]) for key in ("accuracy", "sensitivity", "specificity"))
+    within = [
+        float(outcome.aucs(pooled, one, (pooled.folds == fold)[None].astype(float))["mean"][0])
+        for one in pooled.scores
+        for fold in np.unique(pooled.folds)
+    ]
+    return VariantScores(
+        block,
+        len(pooled.classes),
+        {name: (float(point[name][0]), *percentile_interval(values)) for name, values in draws.items()},
+        {s: float(outcome.aucs(pooled, pooled.scores[i], ones)["mean"][0]) for i, s in enumerate(block.seeds)},
+        float(np.mean(within)),
+        points,  # type: ignore[arg-type]
+    )
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A variant minus the reference over the block that both have.
+
+    Attributes:
+        averaged: Mean AUC of the probabilities averaged over the seeds.
+        single: Mean over the seeds of the difference of each seed's mean AUC: one network against one network.
+        tasks: Class name -> DeLong's test of the averaged probabilities.
+        seeds: The difference of each seed.
+    """
+
+    variant: str
+    reference: str
+    block: Block
+    images: int
+    averaged: PairedResult
+    single: PairedResult
+    tasks: dict[str, PairedResult]
+    seeds: dict[int, float]
+
+    @property
+    def shown(self) -> bool:
+        """Whether both intervals exclude zero, on the same side."""
+        same_side = self.averaged.difference * self.single.difference > 0
+        return self.averaged.shown and self.single.shown and same_side
+
+
+def difference(outcome: Outcome, variant: str, reference: str, *, replicates: int, seed: int) -> Difference | None:
+    """The paired difference of two variants, on the same images, folds and seeds; None where they share none."""
+    block = outcome.block(variant, reference)
+    if not block:
+        return None
+    both = [outcome.pooled(name, block) for name in (variant, reference)]
+    if both[0].image_ids != both[1].image_ids:
+        raise PesiError(
+            f"{outcome.table.name}: {variant} and {reference} held out different images.",
+            "Delete the rows that were made with another fold list.",
+        )
+    classes = both[0].classes
+
+    def averaged(which: int, weights: NDArray) -> Floats:
+        return outcome.aucs(both[which], both[which].averaged, weights)["mean"]
+
+    def single(which: int, weights: NDArray) -> Floats:
+        each = [outcome.aucs(both[which], scores, weights)["mean"] for scores in both[which].scores]
+        return np.asarray(np.mean(each, axis=0))
+
+    tests = [
+        paired_bootstrap(statistic, classes, replicates=replicates, rng=np.random.default_rng(seed))
+        for statistic in (averaged, single)
+    ]
+    ones = np.ones((1, len(classes)))
+    return Difference(
+        variant,
+        reference,
+        block,
+        len(classes),
+        tests[0],
+        tests[1],
+        {
+            name: delong(outcome.labels(both[0], name), both[0].averaged[:, k], both[1].averaged[:, k])
+            for k, name in enumerate(outcome.columns)
+        },
+        {
+            s: float(
+                outcome.aucs(both[0], both[0].scores[i], ones)["mean"][0]
+                - outcome.aucs(both[1], both[1].scores[i], ones)["mean"][0]
+            )
+            for i, s in enumerate(block.seeds)
+        },
+    )

@@ -1,0 +1,159 @@
+"""One table's section of the results page, in Markdown; every figure in it is computed from the saved rows."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+from outcome import FinishedRow, Outcome
+from plots import by_stage, trajectories
+from scoring import Difference, Interval, VariantScores
+
+
+def cell(value: Interval) -> str:
+    """A score with its interval."""
+    return f"{value[0]:.3f} ({value[1]:.3f}-{value[2]:.3f})"
+
+
+def signed(difference: float, interval: tuple[float, float]) -> str:
+    """A difference with its interval."""
+    value, low, high = (round(number, 4) + 0.0 for number in (difference, *interval))  # + 0.0: no "-0.0000"
+    return f"{value:+.4f} ({low:+.4f} to {high:+.4f})"
+
+
+def counted(number: int, word: str) -> str:
+    """Such as "1 seed", "3 seeds"."""
+    return f"{number} {word}{'' if number == 1 else 's'}"
+
+
+def progress(outcome: Outcome) -> str:
+    """Whether the table is complete, and if not, what is missing."""
+    table = outcome.table
+    rows = table.rows()
+    done = sum((row.seed, row.split) in outcome.finished[row.variant] for row in rows)
+    lines = []
+    if done < len(rows):
+        lines.append(
+            f"**Incomplete: {done} of {len(rows)} rows are finished.** Scores are over the folds and seeds that a "
+            "variant has, differences over those that both variants have; they stand beside each."
+        )
+    lines += [f"- Left out: {reason}." for reason in outcome.left_out]
+    return "\n".join(lines)
+
+
+def score_table(outcome: Outcome, scores: dict[str, VariantScores | None]) -> str:
+    """Each variant's pooled AUCs."""
+    names = [name.replace("_", " ") for name in outcome.columns]
+    lines = [
+        "| variant | " + " | ".join(f"{name} AUC" for name in names) + " | mean AUC | mean AUC of each seed | "
+        "within folds | over |",
+        "|---|" + "---|" * (len(names) + 4),
+    ]
+    for variant in outcome.own:
+        s = scores[variant]
+        if s is None:
+            lines.append(f"| {variant} | " + " | ".join("" for _ in names) + " | | | | no row finished yet |")
+            continue
+        seeds = ", ".join(f"{value:.3f}" for value in s.seeds.values())
+        if len(s.seeds) > 1:
+            seeds += f"; mean {statistics.mean(s.seeds.values()):.4f}"
+        cells = " | ".join(cell(s.averaged[name]) for name in (*outcome.columns, "mean"))
+        lines.append(f"| {variant} | {cells} | {seeds} | {s.within:.3f} | {s.images} images, {s.block} |")
+    return "\n".join(lines)
+
+
+def difference_table(outcome: Outcome, differences: Sequence[Difference]) -> str:
+    """Each variant minus the reference, with a plain sentence each."""
+    names = [name.replace("_", " ") for name in outcome.columns]
+    lines = [
+        f"| variant minus {outcome.reference} | mean AUC, seeds averaged | mean AUC, one network | "
+        + " | ".join(f"{name} AUC (DeLong)" for name in names)
+        + " | over |",
+        "|---|---|---|" + "---|" * (len(names) + 1),
+    ]
+    for d in differences:
+        tasks = " | ".join(
+            f"{signed(d.tasks[n].difference, d.tasks[n].interval)}, p {d.tasks[n].p_value:.2g}" for n in outcome.columns
+        )
+        lines.append(
+            f"| {d.variant} | {signed(d.averaged.difference, d.averaged.interval)} | "
+            f"{signed(d.single.difference, d.single.interval)} | {tasks} | {d.images} images, {d.block} |"
+        )
+    return "\n".join([*lines, "", *(f"- {verdict(d)}" for d in differences)])
+
+
+def verdict(d: Difference) -> str:
+    """Whether a difference is shown, as a sentence that follows from its two intervals."""
+    what = f"`{d.variant}` against `{d.reference}`, {counted(d.images, 'image')}, {d.block}"
+    value = signed(d.averaged.difference, d.averaged.interval)
+    if d.shown:
+        word = "better" if d.averaged.difference > 0 else "worse"
+        end = f"**shown: {word}**, {value}; both intervals exclude zero."
+    elif d.averaged.shown != d.single.shown:
+        end = f"**not shown**, {value}; only one of the two intervals excludes zero."
+    else:
+        end = f"**not shown**, {value}; the interval includes zero."
+    if len(d.seeds) == 1:
+        return f"{what}: {end} One seed: its luck is not in the interval."
+    favour = sum(value > 0 for value in d.seeds.values())
+    return f"{what}: {end} {favour} of {len(d.seeds)} seeds are in favour of `{d.variant}`."
+
+
+def cost_table(outcome: Outcome) -> str:
+    """Time of a row, and what the rows were computed on."""
+    lines = [
+        "| variant | rows | wall time, median s | processor time, median s | of the reference's |",
+        "|---|---|---|---|---|",
+    ]
+    reference = _cpu_seconds(list(outcome.finished[outcome.reference].values()))
+    for variant in outcome.own:
+        rows = list(outcome.finished[variant].values())
+        if not rows:
+            continue
+        cpu = _cpu_seconds(rows)
+        wall = statistics.median(float(row.content["seconds"]) for row in rows)
+        share = f"{cpu / reference:.2f}" if reference and cpu else "-"
+        lines.append(f"| {variant} | {len(rows)} | {wall:.0f} | {cpu or 0:.0f} | {share} |")
+    return "\n".join([*lines, "", made_on([row for v in outcome.own for row in outcome.finished[v].values()])])
+
+
+def _cpu_seconds(rows: Sequence[FinishedRow]) -> float | None:
+    return statistics.median(float(row.content["cpu_seconds"]) for row in rows) if rows else None
+
+
+def made_on(rows: Sequence[FinishedRow]) -> str:
+    """Machine, versions and starting weights of the rows, each kind with its number of rows."""
+
+    def kinds(values: list[str]) -> str:
+        counts = {value: values.count(value) for value in sorted(set(values))}
+        return ", ".join(value if len(counts) == 1 else f"{value} ({n} rows)" for value, n in counts.items())
+
+    contents = [row.content for row in rows]
+    weights = [
+        f"{c['pretrained']['file']} (SHA-256 {c['pretrained']['sha256'][:12]})" if c["pretrained"] else "none"
+        for c in contents
+    ]
+    what = {
+        "Made on": [c["processor"] if c["device"] == "cpu" else c["device"] for c in contents],
+        "threads": [str(c["threads"]) for c in contents],
+        "torch": [c["torch"] for c in contents],
+        "precision": [c["recipe"]["precision"] for c in contents],
+        "weights at the start": weights,
+        "fold list SHA-256": [c["folds_sha256"][:12] for c in contents],
+    }
+    return "; ".join(f"{name}: {kinds(values)}" for name, values in what.items()) + "."
+
+
+def growth_table(outcome: Outcome) -> str:
+    """Alpha and attention energy a stage, after the first and after the last epoch; empty without attention."""
+    lines = [
+        "| variant | stage | size of alpha, first -> last epoch | energy, first -> last epoch |",
+        "|---|---|---|---|",
+    ]
+    for variant in outcome.own:
+        rows = list(outcome.finished[variant].values())
+        alpha, energy = (by_stage(trajectories(rows, kind)) for kind in ("alpha", "energy"))
+        for stage, (first, last) in alpha.items():
+            of_energy = f"{energy[stage][0]:.1e} -> {energy[stage][1]:.1e}" if stage in energy else ""
+            lines.append(f"| {variant} | {stage} | {first:.4f} -> {last:.4f} | {of_energy} |")
+    return "\n".join(lines) if len(lines) > 2 else ""

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import results
+from outcome import Block, largest_block, read_outcome
+from rows import Table
+from scoring import difference, variant_scores
+from sections import progress, verdict
+from sklearn.metrics import roc_auc_score
+
+from benchmarks.conftest import BENCHMARKS, NAMES
+from pesi.errors import PesiError
+
+Fabricate = Callable[..., None]
+CODES = {"melanoma": "MEL", "seborrheic_keratosis": "SK"}
+
+
+def independent_mean_auc(frames: list[pd.DataFrame], records: pd.DataFrame) -> float:
+    """Mean AUC of the two tasks, averaged probabilities, by scikit-learn."""
+    mean = sum(frame.set_index("image_id").sort_index() for frame in frames) / len(frames)
+    diagnosis = records.set_index("image_id")["diagnosis"].loc[mean.index]
+    return float(np.mean([roc_auc_score(diagnosis == code, mean[name]) for name, code in CODES.items()]))
+
+
+def pooled_files(table: Table, variant: str, seed: int) -> pd.DataFrame:
+    paths = [table.rows_folder / f"{variant}-s{seed}-{split}.csv" for split in table.splits]
+    return pd.concat([pd.read_csv(path) for path in paths])
+
+
+def fill(fabricate: Fabricate, table: Table, skill: dict[str, float]) -> None:
+    for row in table.rows():
+        if row.variant in skill:
+            fabricate(row.variant, row.seed, row.split, skill=skill[row.variant])
+
+
+def test_pooled_scores_and_differences_are_scikit_learns(
+    table: Table, records: pd.DataFrame, fabricate: Fabricate
+) -> None:
+    fill(fabricate, table, {"none": 0.5, "spatial": 1.4})
+    outcome = read_outcome(table, None, records)
+    scores = {v: variant_scores(outcome, v, replicates=400, seed=0) for v in ("none", "spatial")}
+    d = difference(outcome, "spatial", "none", replicates=400, seed=0)
+    assert d is not None
+    expected: dict[str, float] = {}
+    for variant, s in scores.items():
+        assert s is not None
+        frames = [pooled_files(table, variant, seed) for seed in table.seeds]
+        expected[variant] = independent_mean_auc(frames, records)
+        value, low, high = s.averaged["mean"]
+        assert value == pytest.approx(expected[variant], abs=1e-12)
+        assert low < value < high
+        for seed, frame in zip(table.seeds, frames, strict=True):
+            assert s.seeds[seed] == pytest.approx(independent_mean_auc([frame], records), abs=1e-12)
+        folds = [pd.read_csv(path) for path in sorted(table.rows_folder.glob(f"{variant}-s?-fold?.csv"))]
+        within = np.mean([independent_mean_auc([fold], records) for fold in folds])
+        assert s.within == pytest.approx(within, abs=1e-12)
+        assert s.images == 90
+    assert d.averaged.difference == pytest.approx(expected["spatial"] - expected["none"], abs=1e-12)
+    seeds = {v: np.mean(list(s.seeds.values())) for v, s in scores.items() if s}
+    assert d.single.difference == pytest.approx(seeds["spatial"] - seeds["none"], abs=1e-12)
+    assert d.shown
+    assert "**shown: better**" in verdict(d)
+    assert "90 images, 2 folds (0, 1), 3 seeds (0, 1, 2)" in verdict(d)
+
+
+def test_no_difference_is_not_shown(table: Table, records: pd.DataFrame, fabricate: Fabricate) -> None:
+    fill(fabricate, table, {"none": 1.0, "sigmoid": 1.0})
+    d = difference(read_outcome(table, None, records), "sigmoid", "none", replicates=400, seed=0)
+    assert d is not None
+    low, high = d.averaged.interval
+    assert low < 0 < high
+    assert "**not shown**" in verdict(d)
+
+
+def test_the_block_has_all_folds_first_then_seeds() -> None:
+    cells = [(0, "fold0"), (0, "fold1"), (1, "fold0"), (2, "fold1"), (2, "fold0")]
+    assert largest_block(cells, ("fold0", "fold1", "fold2")) == Block(("fold0", "fold1"), (0, 2))
+    assert largest_block([(1, "fold2"), (0, "fold2")], ("fold0", "fold1", "fold2")) == Block(("fold2",), (0, 1))
+    assert not largest_block([], ("fold0",))
+
+
+def test_an_unfinished_table_compares_what_both_have(table: Table, records: pd.DataFrame, fabricate: Fabricate) -> None:
+    for split in table.splits:
+        for seed in table.seeds:
+            fabricate("none", seed, split)
+    fabricate("spatial", 0, "fold1")
+    outcome = read_outcome(table, None, records)
+    d = difference(outcome, "spatial", "none", replicates=100, seed=0)
+    assert d is not None
+    assert (d.block, d.images) == (Block(("fold1",), (0,)), 45)
+    assert "One seed" in verdict(d)
+    assert difference(outcome, "sigmoid", "none", replicates=100, seed=0) is None
+    assert "7 of 18 rows" in progress(outcome)
+
+
+def test_rows_of_another_recipe_are_left_out(table: Table, records: pd.DataFrame, fabricate: Fabricate) -> None:
+    fill(fabricate, table, {"none": 1.0})
+    table.path.write_text(
+        table.path.read_text().replace('"network.attention=none"', '"network.attention=none", "epochs=3"')
+    )
+    outcome = read_outcome(results.load_table(table.path), None, records)
+    assert not outcome.finished["none"]
+    assert "none-s0-fold0: made by another recipe" in progress(outcome)
+
+
+def test_the_page_of_a_half_done_table(
+    table: Table, records: pd.DataFrame, fabricate: Fabricate, tmp_path: Path
+) -> None:
+    for variant in ("none", "spatial"):
+        for split in table.splits:
+            fabricate(variant, 0, split, skill=2.0)
+    result = results.table_result(table.path, [records], replicates=100, seed=0)
+    page = tmp_path / "docs" / "results.md"
+    published = BENCHMARKS / "isic2017" / "published.toml"
+    arguments = (published, page.parent / "results", page, tmp_path / "predictions", 100)
+    text = results.page_text([result], *arguments)
+    assert text == results.page_text([result], *arguments)  # the same rows give the same page
+    assert "**Incomplete: 4 of 18 rows are finished.**" in text
+    assert "| sigmoid |  |  | | | | no row finished yet |" in text
+    assert "| spatial | layer1 | 0.0015 -> 0.0030 |" in text  # mean of two blocks
+    assert "8,022,083 -> 8,022,087 parameters: 4 more, in 4 blocks" in text
+    assert "training takes 1.21 times the processor time of `none`" in text  # 17 s and 14 s
+    assert "| ARL-CNN50, Zhang et al. 2019 [S] | test | .875 |" in text
+    assert str(tmp_path) not in text
+    for figure in ("made-table-differences.svg", "made-table-attention.svg"):
+        assert f"](results/{figure})" in text
+        assert "<svg" in (page.parent / "results" / figure).read_text()
+
+    submission = pd.read_csv(tmp_path / "predictions" / "table-spatial.csv")
+    assert list(submission.columns) == ["image_id", *NAMES[:2]]
+    assert list(submission["image_id"]) == [f"I_{i:03d}" for i in range(90, 98)]
+    one, other = (pd.read_csv(table.rows_folder / f"spatial-s0-{split}-test.csv") for split in table.splits)
+    assert np.allclose(submission["melanoma"], (one["melanoma"] + other["melanoma"]) / 2, atol=1e-6)
+
+
+def test_an_empty_table_is_said_to_be_empty(table: Table, records: pd.DataFrame, tmp_path: Path) -> None:
+    result = results.table_result(table.path, [records], replicates=100, seed=0)
+    assert "No row is finished yet." in results.section(result, tmp_path, tmp_path / "page.md")
+
+
+def test_labels_of_other_images_are_refused(table: Table, records: pd.DataFrame, fabricate: Fabricate) -> None:
+    fabricate("none", 0, "fold0")
+    with pytest.raises(PesiError, match="No data set has labels"):
+        results.table_result(table.path, [records.iloc[10:]], replicates=10, seed=0)
