@@ -5,13 +5,14 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt requirements-scoring.txt | cksum | cut -d' ' -f1)
 JOBS ?= $(shell nproc)
 
-.PHONY: setup demo test check lint clean help
+.PHONY: setup demo test check lint benchmark-quick clean help
 
 help:
 	@echo "make demo    the whole way on synthetic images, into demo/ (about 5 minutes on 2 cores)"
 	@echo "make test    all tests, with coverage (about 10 minutes on 2 cores)"
 	@echo "make check   ruff and mypy"
 	@echo "make setup   install into .venv"
+	@echo "make benchmark-quick   every benchmark script on a small synthetic set (about 2 minutes on 1 core)"
 
 setup: $(STAMP)
 
@@ -38,6 +39,9 @@ check: setup
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+benchmark-quick: setup
+	$(VENV)/bin/python benchmarks/quick.py
 
 clean:
 	rm -rf $(VENV) .venv-scoring demo .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache

@@ -13,6 +13,7 @@ import platform
 import shutil
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +212,7 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--keep-bundles", action="store_true")
     options = parser.parse_args()
+    warnings.filterwarnings("ignore", message=".*logging interval.*")  # a short epoch is no mistake here
     try:
         table = load_table(options.table)
         row = next((row for row in table.rows() if row.name == options.row), None)
