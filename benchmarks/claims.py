@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from outcome import Outcome
+from outcome import Outcome, auc_name
 from plots import trajectories
 from scoring import Difference, VariantScores
 from sections import cell, counted, verdict
@@ -60,10 +60,10 @@ def published_table(
             cells = [
                 text
                 for name in outcome.columns
-                for text in (cell(s.averaged[name]), " / ".join(f"{value:.3f}" for value in s.points[name]))
+                for text in (cell(s.averaged[auc_name(name)]), " / ".join(f"{value:.3f}" for value in s.points[name]))
             ]
             model = f"**ours**: {outcome.table.path.stem} {variant}, {counted(len(s.block.seeds), 'seed')} averaged"
-            lines.append(f"| {model} | {where} | " + " | ".join(cells) + f" | {cell(s.averaged['mean'])} |")
+            lines.append(f"| {model} | {where} | " + " | ".join(cells) + f" | {cell(s.averaged['mean AUC'])} |")
     note = (
         "Our rows are not on the test images, whose labels are held apart: they are out-of-fold predictions of the "
         "train and validation images, or predictions of the validation images, which are easier than the test images. "
@@ -113,7 +113,7 @@ def _gain(outcome: Outcome, variant: str, scores: Any, differences: Sequence[Dif
 
 def _score(outcome: Outcome, variant: str, scores: Mapping[str, VariantScores | None], differences: Any) -> str:
     s = scores[variant]
-    return f"{cell(s.averaged['mean'])} on {s.block}, which is not the test set" if s else ""
+    return f"{cell(s.averaged['mean AUC'])} on {s.block}, which is not the test set" if s else ""
 
 
 def _alpha(outcome: Outcome, variant: str, scores: Any, differences: Any) -> str:

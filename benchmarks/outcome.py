@@ -100,6 +100,7 @@ class Outcome:
         left_out: Why finished rows are not counted.
         own: The variants of the table itself, in its order.
         reference: The variant that the others are compared with.
+        few_classes: With more classes than these, the page shows no column for each.
     """
 
     table: Table
@@ -109,6 +110,7 @@ class Outcome:
     own: tuple[str, ...]
     reference: str
     left_out: tuple[str, ...]
+    few_classes: int = 3
 
     def block(self, *variants: str) -> Block:
         """The largest block that all these variants have."""
@@ -152,19 +154,44 @@ class Outcome:
         """Which images have the class, (N,)."""
         return np.asarray(pooled.classes == self.task.class_names.index(name))
 
-    def aucs(self, pooled: Pooled, scores: Floats, weights: NDArray) -> dict[str, Floats]:
-        """Each task's AUC and their mean (`"mean"`), (R,) each.
+    @property
+    def few(self) -> bool:
+        """Whether each class has a column of its own; else the page shows balanced accuracy and mean AUC only."""
+        return len(self.columns) <= self.few_classes
+
+    @property
+    def headline(self) -> str:
+        """The measure that variants are compared by."""
+        return "mean AUC" if self.few else "balanced accuracy"
+
+    def measures(self, pooled: Pooled, scores: Floats, weights: NDArray) -> dict[str, Floats]:
+        """The measures that the page shows, (R,) each.
 
         Args:
             pooled: Whose images and labels.
             scores: (N, K).
             weights: (R, N).
         """
-        values = {
-            name: metrics.auc(metrics.curve(self.labels(pooled, name), scores[:, k], weights))
+        aucs = {
+            auc_name(name): metrics.auc(metrics.curve(self.labels(pooled, name), scores[:, k], weights))
             for k, name in enumerate(self.columns)
         }
-        return values | {"mean": np.asarray(np.mean(list(values.values()), axis=0))}
+        mean = {"mean AUC": np.asarray(np.mean(list(aucs.values()), axis=0))}
+        return aucs | mean if self.few else self._balanced(pooled, scores, weights) | mean
+
+    def headline_value(self, pooled: Pooled, scores: Floats, weights: NDArray) -> Floats:
+        """The headline measure alone, (R,); as `measures`."""
+        values = self.measures(pooled, scores, weights) if self.few else self._balanced(pooled, scores, weights)
+        return values[self.headline]
+
+    def _balanced(self, pooled: Pooled, scores: Floats, weights: NDArray) -> dict[str, Floats]:
+        values = metrics.multiclass_scores(pooled.classes, scores.argmax(1), weights)
+        return {"balanced accuracy": values["balanced_accuracy"]}
+
+
+def auc_name(name: str) -> str:
+    """A class's AUC as the page calls it."""
+    return f"{name.replace('_', ' ')} AUC"
 
 
 def read_outcome(table: Table, reference: Table | None, records: pd.DataFrame) -> Outcome:
@@ -194,7 +221,9 @@ def read_outcome(table: Table, reference: Table | None, records: pd.DataFrame) -
             if not files.finished or (row.seed, row.split) in cells:
                 continue
             content = files.read()
-            if not _same_recipe(content, source.recipe(row)):
+            same = _same_recipe(content, source.recipe(row))
+            settings = (content.get("share", 1.0), content.get("relatives", ""))
+            if not same or settings != (row.settings.share, row.settings.relatives):
                 left_out.append(f"{row.name}: made by another recipe than the one that stands here now")
                 continue
             predictions = read_prediction_table(files.held_out).set_index("image_id")

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from outcome import FinishedRow
-from scoring import Difference
+from scoring import Difference, Interval
 
 from pesi.evaluate.figures import COLOURS, STYLES
 
@@ -62,7 +62,7 @@ def by_stage(blocks: dict[str, list[float]]) -> dict[str, tuple[float, float]]:
 def trajectory_figure(variants: Mapping[str, Sequence[FinishedRow]]) -> str:
     """A column a variant, a row each for alpha and energy, a line a block, coloured by stage."""
     figure = Figure(figsize=(2.4 * len(variants) + 1.0, 4.6), layout="constrained")
-    grid = figure.subplots(len(KINDS), len(variants), squeeze=False, sharex=True)
+    grid = figure.subplots(len(KINDS), len(variants), squeeze=False, sharex=True, sharey="row")
     stages = sorted({stage_of(block) for rows in variants.values() for block in trajectories(rows, "alpha")})
     for column, (variant, rows) in enumerate(variants.items()):
         for place, (kind, title) in enumerate(KINDS.items()):
@@ -94,9 +94,9 @@ def trajectory_figure(variants: Mapping[str, Sequence[FinishedRow]]) -> str:
     return _svg(figure)
 
 
-def difference_figure(differences: Sequence[Difference]) -> str:
-    """The differences of mean AUC with their intervals, a line a variant; dots: the seeds."""
-    figure = Figure(figsize=(6.4, 0.55 * len(differences) + 1.1), layout="constrained")
+def difference_figure(differences: Sequence[Difference], headline: str) -> str:
+    """The differences of the headline measure with their intervals, a line a variant; dots: the seeds."""
+    figure = Figure(figsize=(6.4, 0.55 * len(differences) + 1.4), layout="constrained")
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
     axes.axvline(0, color="#888888", linewidth=0.8)
@@ -108,8 +108,23 @@ def difference_figure(differences: Sequence[Difference]) -> str:
             axes.plot(result.difference, place + offset, marker, color=colour, markersize=6, label=label)
         axes.plot(list(d.seeds.values()), [place - 0.28] * len(d.seeds), ".", color="#666666", markersize=5)
     axes.set_yticks(range(len(differences)), [d.variant for d in reversed(differences)])
-    axes.set_xlabel(f"mean AUC minus that of {differences[0].reference}, 95 % interval; dots: single seeds")
-    axes.legend(frameon=False, fontsize=8, loc="best")
+    axes.set_xlabel(f"{headline} minus that of {differences[0].reference}, 95 % interval; dots: single seeds")
+    figure.legend(loc="outside upper right", ncols=2, frameon=False, fontsize=8)
+    return _svg(figure)
+
+
+def learning_figure(points: Sequence[tuple[int, Interval]], headline: str) -> str:
+    """A score with its interval against the number of training images."""
+    figure = Figure(figsize=(4.8, 3.4), layout="constrained")
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    images = [count for count, _ in points]
+    value, low, high = (np.array([interval[i] for _, interval in points]) for i in range(3))
+    axes.errorbar(images, value, yerr=[value - low, high - value], fmt="o-", color=COLOURS[0], capsize=3)
+    axes.set_xscale("log")
+    axes.set_xticks(images, [str(count) for count in images])
+    axes.minorticks_off()
+    axes.set(xlabel="training images", ylabel=f"{headline}, 95 % interval")
     return _svg(figure)
 
 

@@ -1,8 +1,8 @@
-"""The data rule of the tables: the pool of train and val images, its folds, and what leaves the training sets.
+"""The data rule of the tables: the pool of labelled images but the test images, its folds, and the training sets.
 
-Near-duplicates share a fold. An image that is a near-duplicate of an official validation or test image is never
-trained with, whatever the split. The fold list is made once and then read, so that every table, here and elsewhere,
-uses the same images.
+Images of a patient, a lesion or a near-duplicate cluster share a fold. An image that is a near-duplicate of an official
+validation or test image is never trained with, whatever the split. The fold list is made once and then read, so that
+every table, here and elsewhere, uses the same images.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from rows import Folds
 
 from pesi.data.duplicates import clusters, near_duplicates
-from pesi.data.splits import folds
+from pesi.data.splits import folds, group_ids
 from pesi.errors import DataError
 from pesi.files import write_text
 
@@ -22,13 +24,20 @@ LISTED = "near_duplicates.csv"
 _COLUMNS = ("image_id", "fold", "duplicate_of")
 
 
-def duplicate_pairs(records: pd.DataFrame, data: Path) -> pd.DataFrame:
-    """The near-duplicate pairs that are found, and those that the data set's own `near_duplicates.csv` lists.
+def pool_of(records: pd.DataFrame) -> pd.DataFrame:
+    """The labelled images that are no test images."""
+    return records[records["diagnosis"].notna() & (records["split"] != "test")].reset_index(drop=True)
+
+
+def duplicate_pairs(records: pd.DataFrame, data: Path, *, find: bool) -> pd.DataFrame:
+    """The near-duplicate pairs that are found (if `find`), and those that the set's own `near_duplicates.csv` lists.
 
     Returns:
         Columns image_a, image_b, distance (missing where the pair is only listed).
     """
-    found = near_duplicates(records)
+    found = (
+        near_duplicates(records) if find else pd.DataFrame({name: [] for name in ("image_a", "image_b", "distance")})
+    )
     if not (data / LISTED).is_file():
         return found
     listed = pd.read_csv(data / LISTED, dtype=str)
@@ -44,13 +53,16 @@ def duplicate_pairs(records: pd.DataFrame, data: Path) -> pd.DataFrame:
     return pd.concat([found, pd.DataFrame(more)], ignore_index=True) if more else found
 
 
-def fold_list(records: pd.DataFrame, pairs: pd.DataFrame, *, count: int, seed: int = SEED) -> pd.DataFrame:
-    """A fold for each labelled train and val image.
+def fold_list(
+    records: pd.DataFrame, pairs: pd.DataFrame, *, count: int, grouped: bool = True, seed: int = SEED
+) -> pd.DataFrame:
+    """A fold for each image of the pool.
 
     Args:
         records: The record table, with the official splits.
         pairs: Near-duplicate pairs.
         count: Number of folds.
+        grouped: Whether images of a patient, lesion or near-duplicate cluster share a fold.
         seed: Seed of the division.
 
     Returns:
@@ -62,10 +74,13 @@ def fold_list(records: pd.DataFrame, pairs: pd.DataFrame, *, count: int, seed: i
     for image_id, split in zip(records["image_id"], records["split"], strict=True):
         if split in ("val", "test"):
             held_apart.setdefault(int(cluster[image_id]), set()).add(split)
-    pool = records[records["split"].isin(["train", "val"]) & records["diagnosis"].notna()].reset_index(drop=True)
+    pool = pool_of(records)
     if not len(pool):
-        raise DataError("The data have no labelled train or val images.", "Give the data set with its ground truth.")
-    fold = folds(pool, k=count, seed=seed, clusters=cluster)
+        raise DataError("The data have no labelled images but test images.", "Give the data set with its ground truth.")
+    if grouped:
+        fold = folds(pool, k=count, seed=seed, clusters=cluster)
+    else:
+        fold = folds(pool.assign(lesion_id=None, patient_id=None), k=count, seed=seed)
     duplicate_of = [
         " ".join(sorted(held_apart.get(int(cluster[image_id]), set()) - {split}, reverse=True))
         for image_id, split in zip(pool["image_id"], pool["split"], strict=True)
@@ -75,21 +90,22 @@ def fold_list(records: pd.DataFrame, pairs: pd.DataFrame, *, count: int, seed: i
     return table.sort_values("image_id", ignore_index=True)
 
 
-def saved_folds(path: Path, records: pd.DataFrame, data: Path, *, count: int) -> pd.DataFrame:
-    """The fold list at `path`; where there is none yet, it is made and saved there, the pairs beside it.
+def saved_folds(wanted: Folds, records: pd.DataFrame, data: Path) -> pd.DataFrame:
+    """The fold list; where there is none yet, it is made and saved, the near-duplicate pairs beside it.
 
     Raises:
         DataError: The list is damaged, or lacks an image of the data's pool.
     """
+    path = wanted.path
     if not path.is_file():
-        pairs = duplicate_pairs(records, data)
+        pairs = duplicate_pairs(records, data, find=wanted.find_duplicates)
         write_text(path.with_name(f"{path.stem}-pairs.csv"), pairs.to_csv(index=False, float_format="%.4f"))
-        write_text(path, fold_list(records, pairs, count=count).to_csv(index=False))
+        made = fold_list(records, pairs, count=wanted.count, grouped=wanted.grouped)
+        write_text(path, made.to_csv(index=False))
     table = pd.read_csv(path, dtype={"image_id": str, "duplicate_of": str}, keep_default_na=False)
     if tuple(table.columns) != _COLUMNS:
         raise DataError(f"{path} has not the columns {', '.join(_COLUMNS)}.", "Restore the file, or delete it.")
-    pool = records[records["split"].isin(["train", "val"]) & records["diagnosis"].notna()]
-    missing = sorted(set(pool["image_id"]) - set(table["image_id"]))
+    missing = sorted(set(pool_of(records)["image_id"]) - set(table["image_id"]))
     if missing:
         raise DataError(
             f"{len(missing)} images of the data have no fold in {path}, the first is {missing[0]}.",
@@ -98,25 +114,38 @@ def saved_folds(path: Path, records: pd.DataFrame, data: Path, *, count: int) ->
     return table
 
 
-def split_records(records: pd.DataFrame, fold_table: pd.DataFrame, split: str) -> pd.DataFrame:
+def split_records(
+    records: pd.DataFrame,
+    fold_table: pd.DataFrame,
+    split: str,
+    *,
+    share: float = 1.0,
+    relatives: str = "",
+    seed: int = 0,
+) -> pd.DataFrame:
     """The record table of one row: `split` is "train" or "val" as the row uses the image, "test" as it was.
 
     Args:
         records: The record table, with the official splits.
         fold_table: What `saved_folds` gave.
         split: `"official"` or `"fold0"` and so on.
+        share: Share of the training images that is used, drawn by diagnosis; a smaller share is part of a larger.
+        relatives: What becomes of training images of a lesion (or patient) that is held out: see `rows.Variant`.
+        seed: Of the draws.
 
     Returns:
         The images that the row uses; images that leave the training set are not in it.
 
     Raises:
-        DataError: There is no such fold.
+        DataError: There is no such fold, or no official validation split.
     """
     by_id = fold_table.set_index("image_id")
     table = records[(records["split"] == "test") | records["image_id"].isin(by_id.index)].reset_index(drop=True)
-    inside = table["split"].isin(["train", "val"])
+    inside = table["split"] != "test"
     if split == "official":
         held_out = table["split"] == "val"
+        if not held_out.any():
+            raise DataError("The data have no official validation images.", "Use folds.")
     else:
         number = int(split.removeprefix("fold"))
         if number not in set(by_id["fold"]):
@@ -125,7 +154,37 @@ def split_records(records: pd.DataFrame, fold_table: pd.DataFrame, split: str) -
     table.loc[inside & ~held_out, "split"] = "train"
     table.loc[held_out, "split"] = "val"
     leaves = (table["split"] == "train") & (table["image_id"].map(by_id["duplicate_of"]).fillna("") != "")
+    table = table[~leaves].reset_index(drop=True)
+    table = _without_relatives(table, relatives, seed) if relatives else table
+    return _share_of(table, share, seed) if share < 1 else table
+
+
+def _without_relatives(table: pd.DataFrame, relatives: str, seed: int) -> pd.DataFrame:
+    """`drop`: without the training images of held-out lesions; `keep`: without as many others of each diagnosis."""
+    group = group_ids(table)
+    train = table["split"] == "train"
+    related = train & group.isin(set(group[table["split"] == "val"]))
+    if relatives == "drop":
+        return table[~related].reset_index(drop=True)
+    rng = np.random.default_rng(seed)
+    leaves = np.zeros(len(table), dtype=bool)
+    for diagnosis in sorted(set(table["diagnosis"][related])):
+        same = table["diagnosis"] == diagnosis
+        others = np.flatnonzero(train & ~related & same)
+        leaves[rng.permutation(others)[: int((related & same).sum())]] = True
     return table[~leaves].reset_index(drop=True)
+
+
+def _share_of(table: pd.DataFrame, share: float, seed: int) -> pd.DataFrame:
+    """With `share` of the training images of each diagnosis, at least one."""
+    rng = np.random.default_rng(seed)
+    kept = [np.flatnonzero(table["split"] != "train")]
+    train = np.flatnonzero(table["split"] == "train")
+    diagnoses = table["diagnosis"].to_numpy()[train]
+    for diagnosis in sorted(set(diagnoses)):
+        own = train[diagnoses == diagnosis]
+        kept.append(rng.permutation(own)[: max(1, round(share * len(own)))])
+    return table.loc[np.sort(np.concatenate(kept))].reset_index(drop=True)
 
 
 def file_sha256(path: Path) -> str:

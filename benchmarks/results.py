@@ -17,10 +17,19 @@ import numpy as np
 import pandas as pd
 from claims import claims_table, published_table, read_published
 from outcome import Outcome, read_outcome
-from plots import difference_figure, trajectories, trajectory_figure
+from plots import difference_figure, learning_figure, trajectories, trajectory_figure
 from rows import Table, load_table
 from scoring import Difference, VariantScores, difference, variant_scores
-from sections import cost_table, counted, difference_table, growth_table, progress, score_table
+from sections import (
+    cost_table,
+    counted,
+    difference_table,
+    growth_table,
+    learning_curve,
+    learning_table,
+    progress,
+    score_table,
+)
 
 from pesi.data.readers import read_dataset
 from pesi.errors import PesiError
@@ -36,6 +45,8 @@ class TableResult(NamedTuple):
     outcome: Outcome
     scores: dict[str, VariantScores | None]
     differences: list[Difference]
+    replicates: int
+    seed: int
 
     @property
     def empty(self) -> bool:
@@ -53,6 +64,8 @@ def table_result(path: Path, data: list[pd.DataFrame], *, replicates: int, seed:
         outcome,
         {v: variant_scores(outcome, v, replicates=replicates, seed=seed) for v in outcome.own},
         [d for d in found if d is not None],
+        replicates,
+        seed,
     )
 
 
@@ -78,7 +91,10 @@ def section(result: TableResult, figures: Path, page: Path) -> str:
     parts += [progress(outcome), score_table(outcome, result.scores)]
     if result.differences:
         parts += ["**Differences**", difference_table(outcome, result.differences)]
-        parts.append(_figure(figures / f"{stem}-differences.svg", difference_figure(result.differences), page))
+        parts.append(
+            _figure(figures / f"{stem}-differences.svg", difference_figure(result.differences, outcome.headline), page)
+        )
+    parts += _learning(result, figures / f"{stem}-learning.svg", page)
     growth = growth_table(outcome)
     if growth:
         rows = {v: list(outcome.finished[v].values()) for v in outcome.own}
@@ -87,6 +103,22 @@ def section(result: TableResult, figures: Path, page: Path) -> str:
         parts.append(_figure(figures / f"{stem}-attention.svg", trajectory_figure(attended), page))
     parts += ["**Training cost**", cost_table(outcome)]
     return "\n\n".join(part for part in parts if part)
+
+
+def _learning(result: TableResult, path: Path, page: Path) -> list[str]:
+    """The learning curve, where variants of the table train on a share of the images."""
+    outcome = result.outcome
+    if all(variant.share == 1 for variant in outcome.table.variants.values()):
+        return []
+    scores = result.scores
+    if outcome.reference not in scores:  # it is of another table
+        own = variant_scores(outcome, outcome.reference, replicates=result.replicates, seed=result.seed)
+        scores = {**scores, outcome.reference: own}
+    points = [(images, s.averaged[outcome.headline]) for images, s in learning_curve(outcome, scores)]
+    if len(points) < 2:
+        return []
+    table = learning_table(outcome, scores)
+    return ["**Learning curve**", table, _figure(path, learning_figure(points, outcome.headline), page)]
 
 
 def _figure(path: Path, svg: str, page: Path) -> str:
@@ -167,12 +199,13 @@ def page_text(results: list[TableResult], published: Path, figures: Path, page: 
 
 
 def all_tables() -> list[Path]:
-    """The table files under benchmarks/, those that others refer to first."""
-    return sorted(path for path in HERE.glob("*/*.toml") if not path.name.endswith(".recipe.toml") and _is_table(path))
-
-
-def _is_table(path: Path) -> bool:
-    return "[variants." in path.read_text(encoding="utf-8")
+    """The table files under benchmarks/; in each folder those first that others refer to."""
+    found = []
+    for path in HERE.glob("*/*.toml"):
+        text = path.read_text(encoding="utf-8")
+        if "[variants." in text:
+            found.append((path.parent.name, "\nreference = " in text, len(path.name), path))
+    return [path for *_, path in sorted(found)]
 
 
 def main() -> int:

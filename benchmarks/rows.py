@@ -1,30 +1,43 @@
 """A table of training runs as a TOML file, expanded to rows: every variant, seed and split, each with its own files.
 
-A table holds: `title`, `recipe` (a recipe file beside it), `splits` ("fold0" ... or "official"), `seeds`, and
-`[variants.NAME]` with `set = ["network.attention=none", ...]`; optionally `set` for all variants, `folds` (the fold
-list, a CSV file), `fold_count`, and `reference`: another table, of the same recipe, whose variants are compared with.
+What a table holds is told in README.md, under "A table of one's own".
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import re
 import tomllib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from pesi.errors import PesiError
+from pesi.taxonomy import task_of
 from pesi.train.recipe import Recipe, load_recipe
 
-_KEYS = {"title", "recipe", "splits", "seeds", "variants", "set", "folds", "fold_count", "reference"}
+_NEEDED = ("title", "recipe", "splits", "seeds", "variants")
+_KEYS = {*_NEEDED, "set", "folds", "fold_count", "group_folds", "find_duplicates", "reference"}
 _SPLIT = re.compile(r"official|fold\d+")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._]*(-[A-Za-z0-9._]+)*")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What a variant's rows have of their own.
+
+    Attributes:
+        overrides: Of the recipe: the table's `set`, then the variant's.
+        share: Share of the training images that is used.
+        relatives: What becomes of training images of a lesion that is held out, where the folds allow such: `drop`
+            leaves them out, `keep` leaves as many others of each diagnosis out; "" does nothing.
+    """
+
+    overrides: tuple[str, ...]
+    share: float = 1.0
+    relatives: str = ""
 
 
 @dataclass(frozen=True)
@@ -35,18 +48,36 @@ class Row:
         variant: The variant's name.
         seed: The recipe's seed: weights of the head, order and augmentation of the pictures.
         split: `"fold0"` and so on: that fold is held out; `"official"`: train -> val.
-        overrides: The table's and the variant's `set`.
+        settings: The variant.
     """
 
     variant: str
     seed: int
     split: str
-    overrides: tuple[str, ...]
+    settings: Variant
 
     @property
     def name(self) -> str:
         """VARIANT-sSEED-SPLIT."""
         return f"{self.variant}-s{self.seed}-{self.split}"
+
+
+@dataclass(frozen=True)
+class Folds:
+    """A fold list's file, and how it is made where it is missing.
+
+    Attributes:
+        path: The CSV file.
+        count: Number of folds.
+        grouped: Whether the images of a patient, lesion or near-duplicate cluster share a fold.
+        find_duplicates: Whether near-duplicates are looked for (slow for many images), or only those taken that the
+            data set lists.
+    """
+
+    path: Path
+    count: int = 5
+    grouped: bool = True
+    find_duplicates: bool = True
 
 
 @dataclass(frozen=True)
@@ -57,21 +88,19 @@ class Table:
         path: The TOML file.
         title: What it compares.
         recipe_path: The recipe that all its rows start from.
-        variants: Name -> overrides, in the file's order; the first is what the others are compared with.
+        variants: In the file's order; the first is what the others are compared with.
         splits, seeds: In the file's order.
-        folds_path: The fold list.
-        fold_count: Number of folds, where the fold list must be made.
+        folds: The fold list, and how it is made where there is none.
         reference: A table whose first variant is the reference instead of this one's.
     """
 
     path: Path
     title: str
     recipe_path: Path
-    variants: dict[str, tuple[str, ...]]
+    variants: dict[str, Variant]
     splits: tuple[str, ...]
     seeds: tuple[int, ...]
-    folds_path: Path
-    fold_count: int
+    folds: Folds
     reference: Path | None = None
 
     @property
@@ -87,10 +116,10 @@ class Table:
     def rows(self) -> list[Row]:
         """All rows in the order of work: seed by seed, in it split by split, so that comparisons finish early."""
         return [
-            Row(variant, seed, split, overrides)
+            Row(variant, seed, split, settings)
             for seed in self.seeds
             for split in self.splits
-            for variant, overrides in self.variants.items()
+            for variant, settings in self.variants.items()
         ]
 
     def recipe(self, row: Row) -> Recipe:
@@ -99,7 +128,7 @@ class Table:
         Raises:
             RecipeError: The recipe or an override is at fault.
         """
-        return load_recipe(self.recipe_path, [*row.overrides, f"seed={row.seed}"])
+        return load_recipe(self.recipe_path, [*row.settings.overrides, f"seed={row.seed}"])
 
     def files(self, row: Row) -> RowFiles:
         """The row's result files."""
@@ -161,9 +190,9 @@ def load_table(path: str | Path) -> Table:
         raise PesiError(f"{path} is not valid TOML: {error}.", "Correct that line.") from error
     for key in sorted(set(values) - _KEYS):
         raise PesiError(f"{path}: unknown entry {key!r}.", f"Known entries: {', '.join(sorted(_KEYS))}.")
-    for key in ("title", "recipe", "splits", "seeds", "variants"):
+    for key in _NEEDED:
         if not values.get(key):
-            raise PesiError(f"{path}: there is no {key!r}.", "A table needs title, recipe, splits, seeds, variants.")
+            raise PesiError(f"{path}: there is no {key!r}.", f"A table needs {', '.join(_NEEDED)}.")
     for split in values["splits"]:
         if not _SPLIT.fullmatch(str(split)):
             raise PesiError(f"{path}: unknown split {split!r}.", 'A split is "official" or "fold0", "fold1", ...')
@@ -172,12 +201,20 @@ def load_table(path: str | Path) -> Table:
     common = tuple(values.get("set", ()))
     variants = {}
     for name, variant in values["variants"].items():
-        if not _NAME.fullmatch(name) or set(variant) - {"set"}:
+        if not _NAME.fullmatch(name) or set(variant) - {"set", "share", "relatives"}:
             raise PesiError(
-                f"{path}: variant {name!r} has a bad name or an entry other than 'set'.",
-                'A name is letters, digits, "." and "-"; write [variants.NAME] and under it set = ["key=value"].',
+                f"{path}: variant {name!r} has a bad name or an entry other than set, share, relatives.",
+                'A name is letters, digits, "." and "-"; write [variants."NAME"] and under it set = ["key=value"].',
             )
-        variants[name] = common + tuple(variant.get("set", ()))
+        settings = Variant(
+            common + tuple(variant.get("set", ())), float(variant.get("share", 1.0)), variant.get("relatives", "")
+        )
+        if not 0 < settings.share <= 1 or settings.relatives not in ("", "keep", "drop"):
+            raise PesiError(
+                f"{path}: variant {name!r} has a bad share or relatives.",
+                'share is above 0 and at most 1; relatives is "keep" or "drop".',
+            )
+        variants[name] = settings
     table = Table(
         path,
         str(values["title"]),
@@ -185,15 +222,21 @@ def load_table(path: str | Path) -> Table:
         variants,
         tuple(values["splits"]),
         tuple(int(seed) for seed in values["seeds"]),
-        path.parent / values.get("folds", "../isic2017/folds.csv"),
-        int(values.get("fold_count", 5)),
+        Folds(
+            path.parent / values.get("folds", "../isic2017/folds.csv"),
+            int(values.get("fold_count", 5)),
+            bool(values.get("group_folds", True)),
+            bool(values.get("find_duplicates", True)),
+        ),
         path.parent / values["reference"] if "reference" in values else None,
     )
     names = [row.name for row in table.rows()]
     if len(set(names)) < len(names):
         raise PesiError(f"{path}: a split or seed stands twice.", "Name each once.")
     for row in table.rows()[: len(variants)]:
-        table.recipe(row)
+        task = table.recipe(row).task
+        if task != "classes":
+            task_of(task)
     return table
 
 
@@ -208,55 +251,3 @@ def chosen(rows: Sequence[Row], patterns: Sequence[str]) -> list[Row]:
             example = rows[0].name if rows else "none"
             raise PesiError(f"No row matches {pattern!r}.", f"A row is called VARIANT-sSEED-SPLIT, such as {example}.")
     return [row for row in rows if not patterns or any(fnmatchcase(row.name, pattern) for pattern in patterns)]
-
-
-@contextmanager
-def claim(path: Path) -> Iterator[bool]:
-    """Claim a row by a file with this process's id in it; the claim of a process that died counts for nothing.
-
-    The file is locked by the system, which lets go of the lock when the process ends, however it ends.
-
-    Args:
-        path: The claim file.
-
-    Yields:
-        Whether the row is ours; False: another living process has it.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            yield False
-            return
-        try:
-            same = path.stat().st_ino == os.fstat(descriptor).st_ino
-        except FileNotFoundError:
-            same = False
-        if same:
-            break
-        os.close(descriptor)  # whoever had it has just let go of it and removed the file: once more
-    try:
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"{os.getpid()}\n".encode())
-        yield True
-    finally:
-        path.unlink(missing_ok=True)
-        os.close(descriptor)
-
-
-def claimed(path: Path) -> bool:
-    """Whether a living process has the claim file's row."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False

@@ -17,7 +17,8 @@ import time
 from pathlib import Path
 from types import FrameType
 
-from rows import Table, chosen, claimed, load_table
+from locks import claimed
+from rows import Table, chosen, load_table
 
 from pesi.errors import PesiError
 

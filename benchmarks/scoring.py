@@ -22,10 +22,10 @@ class VariantScores:
     """Scores of a variant over a block.
 
     Attributes:
-        averaged: Of the probabilities averaged over the seeds: class name or "mean" -> value and 95 % interval.
-        seeds: Mean AUC of each seed's pooled predictions.
-        within: Mean AUC within each split, averaged over splits and seeds: nothing is pooled.
-        points: Class name -> accuracy, sensitivity and specificity at 0.5.
+        averaged: Of the probabilities averaged over the seeds: measure -> value and 95 % interval.
+        seeds: The headline measure of each seed's pooled predictions.
+        within: The headline measure within each split, averaged over splits and seeds: nothing is pooled.
+        points: Class name -> accuracy, sensitivity and specificity at 0.5, where the classes are few.
     """
 
     block: Block
@@ -44,19 +44,19 @@ def variant_scores(outcome: Outcome, variant: str, *, replicates: int, seed: int
     pooled = outcome.pooled(variant, block)
     ones = np.ones((1, len(pooled.classes)))
     averaged = pooled.averaged
-    point = outcome.aucs(pooled, averaged, ones)
+    point = outcome.measures(pooled, averaged, ones)
     draws = bootstrap(
-        lambda weights: outcome.aucs(pooled, averaged, weights),
+        lambda weights: outcome.measures(pooled, averaged, weights),
         pooled.classes,
         replicates=replicates,
         rng=np.random.default_rng(seed),
     )
     points = {}
-    for k, name in enumerate(outcome.columns):
+    for k, name in enumerate(outcome.columns if outcome.few else ()):
         values = metrics.binary_scores(outcome.labels(pooled, name), averaged[:, k])
         points[name] = tuple(float(values[key][0]) for key in ("accuracy", "sensitivity", "specificity"))
     within = [
-        float(outcome.aucs(pooled, one, (pooled.folds == fold)[None].astype(float))["mean"][0])
+        float(outcome.headline_value(pooled, one, (pooled.folds == fold)[None].astype(float))[0])
         for one in pooled.scores
         for fold in np.unique(pooled.folds)
     ]
@@ -64,7 +64,7 @@ def variant_scores(outcome: Outcome, variant: str, *, replicates: int, seed: int
         block,
         len(pooled.classes),
         {name: (float(point[name][0]), *percentile_interval(values)) for name, values in draws.items()},
-        {s: float(outcome.aucs(pooled, pooled.scores[i], ones)["mean"][0]) for i, s in enumerate(block.seeds)},
+        {s: float(outcome.headline_value(pooled, pooled.scores[i], ones)[0]) for i, s in enumerate(block.seeds)},
         float(np.mean(within)),
         points,  # type: ignore[arg-type]
     )
@@ -75,9 +75,9 @@ class Difference:
     """A variant minus the reference over the block that both have.
 
     Attributes:
-        averaged: Mean AUC of the probabilities averaged over the seeds.
-        single: Mean over the seeds of the difference of each seed's mean AUC: one network against one network.
-        tasks: Class name -> DeLong's test of the averaged probabilities.
+        averaged: The headline measure of the probabilities averaged over the seeds.
+        single: Mean over the seeds of the difference of each seed's headline: one network against one network.
+        tasks: Class name -> DeLong's test of the averaged probabilities, where the classes are few.
         seeds: The difference of each seed.
     """
 
@@ -111,10 +111,10 @@ def difference(outcome: Outcome, variant: str, reference: str, *, replicates: in
     classes = both[0].classes
 
     def averaged(which: int, weights: NDArray) -> Floats:
-        return outcome.aucs(both[which], both[which].averaged, weights)["mean"]
+        return outcome.headline_value(both[which], both[which].averaged, weights)
 
     def single(which: int, weights: NDArray) -> Floats:
-        each = [outcome.aucs(both[which], scores, weights)["mean"] for scores in both[which].scores]
+        each = [outcome.headline_value(both[which], scores, weights) for scores in both[which].scores]
         return np.asarray(np.mean(each, axis=0))
 
     tests = [
@@ -131,12 +131,12 @@ def difference(outcome: Outcome, variant: str, reference: str, *, replicates: in
         tests[1],
         {
             name: delong(outcome.labels(both[0], name), both[0].averaged[:, k], both[1].averaged[:, k])
-            for k, name in enumerate(outcome.columns)
+            for k, name in enumerate(outcome.columns if outcome.few else ())
         },
         {
             s: float(
-                outcome.aucs(both[0], both[0].scores[i], ones)["mean"][0]
-                - outcome.aucs(both[1], both[1].scores[i], ones)["mean"][0]
+                outcome.headline_value(both[0], both[0].scores[i], ones)[0]
+                - outcome.headline_value(both[1], both[1].scores[i], ones)[0]
             )
             for i, s in enumerate(block.seeds)
         },

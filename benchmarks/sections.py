@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from outcome import FinishedRow, Outcome
+from outcome import FinishedRow, Outcome, auc_name
 from plots import by_stage, trajectories
 from scoring import Difference, Interval, VariantScores
 
@@ -41,45 +41,62 @@ def progress(outcome: Outcome) -> str:
     return "\n".join(lines)
 
 
-def score_table(outcome: Outcome, scores: dict[str, VariantScores | None]) -> str:
-    """Each variant's pooled AUCs."""
-    names = [name.replace("_", " ") for name in outcome.columns]
+def score_table(outcome: Outcome, scores: Mapping[str, VariantScores | None]) -> str:
+    """Each variant's pooled scores."""
+    names = [auc_name(name) for name in outcome.columns] if outcome.few else ["balanced accuracy"]
+    names = [*names, "mean AUC"]
     lines = [
-        "| variant | " + " | ".join(f"{name} AUC" for name in names) + " | mean AUC | mean AUC of each seed | "
-        "within folds | over |",
-        "|---|" + "---|" * (len(names) + 4),
+        f"| variant | {' | '.join(names)} | {outcome.headline} of each seed | within folds | over |",
+        "|---|" + "---|" * (len(names) + 3),
     ]
     for variant in outcome.own:
         s = scores[variant]
         if s is None:
-            lines.append(f"| {variant} | " + " | ".join("" for _ in names) + " | | | | no row finished yet |")
+            lines.append(f"| {variant} | {' | '.join('' for _ in names)} | | | no row finished yet |")
             continue
         seeds = ", ".join(f"{value:.3f}" for value in s.seeds.values())
         if len(s.seeds) > 1:
             seeds += f"; mean {statistics.mean(s.seeds.values()):.4f}"
-        cells = " | ".join(cell(s.averaged[name]) for name in (*outcome.columns, "mean"))
+        cells = " | ".join(cell(s.averaged[name]) for name in names)
         lines.append(f"| {variant} | {cells} | {seeds} | {s.within:.3f} | {s.images} images, {s.block} |")
     return "\n".join(lines)
 
 
 def difference_table(outcome: Outcome, differences: Sequence[Difference]) -> str:
     """Each variant minus the reference, with a plain sentence each."""
-    names = [name.replace("_", " ") for name in outcome.columns]
-    lines = [
-        f"| variant minus {outcome.reference} | mean AUC, seeds averaged | mean AUC, one network | "
-        + " | ".join(f"{name} AUC (DeLong)" for name in names)
-        + " | over |",
-        "|---|---|---|" + "---|" * (len(names) + 1),
-    ]
+    names = outcome.columns if outcome.few else ()
+    head = [f"variant minus {outcome.reference}", f"{outcome.headline}, seeds averaged"]
+    head += [f"{outcome.headline}, one network", *(f"{auc_name(name)} (DeLong)" for name in names), "over"]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for d in differences:
-        tasks = " | ".join(
-            f"{signed(d.tasks[n].difference, d.tasks[n].interval)}, p {d.tasks[n].p_value:.2g}" for n in outcome.columns
-        )
-        lines.append(
-            f"| {d.variant} | {signed(d.averaged.difference, d.averaged.interval)} | "
-            f"{signed(d.single.difference, d.single.interval)} | {tasks} | {d.images} images, {d.block} |"
-        )
+        cells = [d.variant, signed(d.averaged.difference, d.averaged.interval)]
+        cells.append(signed(d.single.difference, d.single.interval))
+        for name in names:
+            result = d.tasks[name]
+            cells.append(f"{signed(result.difference, result.interval)}, p {result.p_value:.2g}")
+        lines.append(f"| {' | '.join(cells)} | {d.images} images, {d.block} |")
     return "\n".join([*lines, "", *(f"- {verdict(d)}" for d in differences)])
+
+
+def learning_table(outcome: Outcome, scores: Mapping[str, VariantScores | None]) -> str:
+    """Scores by the number of training images, where variants train on a share; else empty."""
+    points = learning_curve(outcome, scores)
+    if len(points) < 2:
+        return ""
+    lines = [f"| training images | {outcome.headline} | over |", "|---|---|---|"]
+    lines += [f"| {images} | {cell(s.averaged[outcome.headline])} | {s.block} |" for images, s in points]
+    return "\n".join(lines)
+
+
+def learning_curve(outcome: Outcome, scores: Mapping[str, VariantScores | None]) -> list[tuple[int, VariantScores]]:
+    """(mean number of training images, scores) of the variants that train on a share, and of the reference."""
+    points = []
+    for variant, s in scores.items():
+        rows = list(outcome.finished[variant].values())
+        shares = {row.row.settings.share for row in rows}
+        if s is not None and (variant == outcome.reference or shares != {1.0}):
+            points.append((round(statistics.mean(row.content["splits"]["train"]["count"] for row in rows)), s))
+    return sorted(points, key=lambda point: point[0])
 
 
 def verdict(d: Difference) -> str:

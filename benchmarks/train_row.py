@@ -21,8 +21,9 @@ import lightning as L
 import numpy as np
 import pandas as pd
 from lightning.pytorch.callbacks import Callback
+from locks import claim
 from pool import file_sha256, saved_folds, split_records
-from rows import Row, Table, claim, load_table
+from rows import Row, Table, load_table
 from sklearn.metrics import roc_auc_score
 
 from pesi.data.readers import read_dataset
@@ -141,8 +142,14 @@ def train_row(
     run, files = work / row.name, table.files(row)
     recipe = table.recipe(row)
     records = read_dataset(data)
-    fold_table = saved_folds(table.folds_path, records, data, count=table.fold_count)
-    used = split_records(records, fold_table, row.split)
+    used = split_records(
+        records,
+        saved_folds(table.folds, records, data),
+        row.split,
+        share=row.settings.share,
+        relatives=row.settings.relatives,
+        seed=row.seed,
+    )
     task = task_of(recipe.task, used["diagnosis"].dropna())
     if (run / "result.json").is_file() and not (run / "bundle" / "model.safetensors").is_file():
         shutil.rmtree(run)  # it was finished and tidied up, and then its result was deleted: begin anew
@@ -171,7 +178,9 @@ def train_row(
         "variant": row.variant,
         "seed": row.seed,
         "split": row.split,
-        "set": list(row.overrides),
+        "set": list(row.settings.overrides),
+        "share": row.settings.share,
+        "relatives": row.settings.relatives,
         "recipe": open_run(run).recipe.model_dump(mode="json"),
         "pretrained": json.loads(weights.read_text(encoding="utf-8")) if weights.is_file() else None,
         **spent,
@@ -181,7 +190,7 @@ def train_row(
         "torch": made["packages"]["torch"],
         "python": made["python"],
         "git_commit": made["git_commit"],
-        "folds_sha256": file_sha256(table.folds_path),
+        "folds_sha256": file_sha256(table.folds.path),
         "splits": {
             name: {"count": part["count"], "sha256": part["sha256"]}
             for name, part in id_lists(used[used["split"] != "test"]).items()

@@ -93,6 +93,9 @@ def fabricate(table: Table, records: pd.DataFrame) -> Callable[..., None]:
             "threads": 1,
             "torch": "2.0",
             "folds_sha256": "cd" * 32,
+            "share": row.settings.share,
+            "relatives": row.settings.relatives,
+            "splits": {"train": {"count": int(40 * row.settings.share)}},
             "log": log,
         }
         write_json(files.json, content)

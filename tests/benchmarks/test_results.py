@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,13 +9,15 @@ import pandas as pd
 import pytest
 import results
 from outcome import Block, largest_block, read_outcome
-from rows import Table
+from rows import Table, load_table
 from scoring import difference, variant_scores
 from sections import progress, verdict
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from benchmarks.conftest import BENCHMARKS, NAMES
 from pesi.errors import PesiError
+from pesi.files import write_json
+from pesi.taxonomy import TASKS, Task
 
 Fabricate = Callable[..., None]
 CODES = {"melanoma": "MEL", "seborrheic_keratosis": "SK"}
@@ -51,7 +54,7 @@ def test_pooled_scores_and_differences_are_scikit_learns(
         assert s is not None
         frames = [pooled_files(table, variant, seed) for seed in table.seeds]
         expected[variant] = independent_mean_auc(frames, records)
-        value, low, high = s.averaged["mean"]
+        value, low, high = s.averaged["mean AUC"]
         assert value == pytest.approx(expected[variant], abs=1e-12)
         assert low < value < high
         for seed, frame in zip(table.seeds, frames, strict=True):
@@ -121,7 +124,7 @@ def test_the_page_of_a_half_done_table(
     text = results.page_text([result], *arguments)
     assert text == results.page_text([result], *arguments)  # the same rows give the same page
     assert "**Incomplete: 4 of 18 rows are finished.**" in text
-    assert "| sigmoid |  |  | | | | no row finished yet |" in text
+    assert "| sigmoid |  |  |  | | | no row finished yet |" in text
     assert "| spatial | layer1 | 0.0015 -> 0.0030 |" in text  # mean of two blocks
     assert "8,022,083 -> 8,022,087 parameters: 4 more, in 4 blocks" in text
     assert "training takes 1.21 times the processor time of `none`" in text  # 17 s and 14 s
@@ -136,6 +139,46 @@ def test_the_page_of_a_half_done_table(
     assert list(submission["image_id"]) == [f"I_{i:03d}" for i in range(90, 98)]
     one, other = (pd.read_csv(table.rows_folder / f"spatial-s0-{split}-test.csv") for split in table.splits)
     assert np.allclose(submission["melanoma"], (one["melanoma"] + other["melanoma"]) / 2, atol=1e-6)
+
+
+def test_a_learning_curve_is_by_the_number_of_training_images(
+    table: Table, records: pd.DataFrame, fabricate: Fabricate, tmp_path: Path
+) -> None:
+    text = table.path.read_text().replace("[variants.sigmoid]", "[variants.sigmoid]\nshare = 0.25")
+    table.path.write_text(text)
+    for row in load_table(table.path).rows():
+        fabricate(row.variant, row.seed, row.split, skill=2.0)
+    files = [table.files(row) for row in table.rows() if row.variant == "sigmoid"]
+    for file in files:
+        content = file.read() | {"share": 0.25, "splits": {"train": {"count": 10}}}
+        write_json(file.json, content)
+    result = results.table_result(table.path, [records], replicates=100, seed=0)
+    section = results.section(result, tmp_path / "figures", tmp_path / "page.md")
+    curve = section[section.index("**Learning curve**") :].splitlines()[2:]
+    assert [line.split(" | ")[0] for line in curve[2:4]] == ["| 10", "| 40"]
+    assert "made-table-learning.svg" in section
+
+
+def test_many_classes_are_compared_by_balanced_accuracy(
+    table: Table, records: pd.DataFrame, fabricate: Fabricate
+) -> None:
+    fill(fabricate, table, {"none": 0.5, "spatial": 1.4})
+    outcome = read_outcome(table, None, records)
+    seven = TASKS["ham10000"]
+    many = replace(outcome, task=Task("three", tuple(replace(c) for c in outcome.task.classes)), few_classes=2)
+    assert seven.scored_names == seven.class_names
+    s = variant_scores(many, "spatial", replicates=200, seed=0)
+    d = difference(many, "spatial", "none", replicates=200, seed=0)
+    assert s is not None
+    assert d is not None
+    frames = [pooled_files(table, "spatial", seed).set_index("image_id").sort_index() for seed in table.seeds]
+    mean = (frames[0] + frames[1] + frames[2]) / 3
+    truth = records.set_index("image_id")["diagnosis"].loc[mean.index]
+    called = mean.idxmax(axis=1).map({"melanoma": "MEL", "seborrheic_keratosis": "SK", "nevus": "NV"})
+    assert s.averaged["balanced accuracy"][0] == pytest.approx(balanced_accuracy_score(truth, called))
+    assert d.averaged.a == pytest.approx(balanced_accuracy_score(truth, called))
+    assert d.shown
+    assert not d.tasks
 
 
 def test_an_empty_table_is_said_to_be_empty(table: Table, records: pd.DataFrame, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import locks
 import pandas as pd
 import pool
 import pytest
@@ -59,6 +60,8 @@ def test_patterns_choose_rows(table: rows.Table) -> None:
         ("attention=sigmoid", "attention=sigmoide", "unknown attention 'sigmoide'"),
         ("attention=sigmoid", "atention=sigmoid", "unknown key 'network.atention'"),
         ("seeds = [0", "seeds = 0", "not valid TOML"),
+        ("[variants.sigmoid]", "[variants.sigmoid]\nshare = 0", "'sigmoid' has a bad share"),
+        ("[variants.sigmoid]", '[variants.sigmoid]\nrelatives = "lose"', "'sigmoid' has a bad share or relatives"),
     ],
 )
 def test_a_bad_table_names_its_mistake(table: rows.Table, old: str, new: str, message: str) -> None:
@@ -80,31 +83,31 @@ def test_the_shipped_tables_are_sound() -> None:
 
 def test_a_claim_is_exclusive_and_let_go_of(tmp_path: Path) -> None:
     path = tmp_path / "work" / "row.claim"
-    with rows.claim(path) as first:
+    with locks.claim(path) as first:
         assert first
         assert path.read_text() == f"{os.getpid()}\n"
-        assert rows.claimed(path)
-        with rows.claim(path) as second:
+        assert locks.claimed(path)
+        with locks.claim(path) as second:
             assert not second
-        assert rows.claimed(path)
+        assert locks.claimed(path)
     assert not path.exists()
-    assert not rows.claimed(path)
+    assert not locks.claimed(path)
 
 
 def test_a_dead_process_claims_nothing(tmp_path: Path) -> None:
     path = tmp_path / "row.claim"
-    code = f"import sys; sys.path.insert(0, {str(BENCHMARKS)!r})\nimport time, pathlib, rows\n"
-    code += f"with rows.claim(pathlib.Path({str(path)!r})):\n    print('mine', flush=True); time.sleep(60)\n"
+    code = f"import sys; sys.path.insert(0, {str(BENCHMARKS)!r})\nimport time, pathlib, locks\n"
+    code += f"with locks.claim(pathlib.Path({str(path)!r})):\n    print('mine', flush=True); time.sleep(60)\n"
     other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert other.stdout is not None
     assert other.stdout.readline() == "mine\n"
-    with rows.claim(path) as ours:
+    with locks.claim(path) as ours:
         assert not ours
     other.kill()
     other.wait()
     other.stdout.close()
     assert path.read_text() == f"{other.pid}\n"  # left behind
-    with rows.claim(path) as ours:
+    with locks.claim(path) as ours:
         assert ours
 
 
@@ -143,16 +146,55 @@ def test_near_duplicates_share_a_fold_and_leave_the_training_sets(records: pd.Da
         pool.split_records(records, folds, "fold7")
 
 
+def test_a_share_is_stratified_and_part_of_a_larger_share(records: pd.DataFrame) -> None:
+    folds = pool.fold_list(records, pd.DataFrame({"image_a": [], "image_b": []}), count=3)
+
+    def training(share: float, seed: int = 0) -> pd.DataFrame:
+        used = pool.split_records(records, folds, "fold1", share=share, seed=seed)
+        assert (used["split"] == "val").sum() == 30
+        return used[used["split"] == "train"]
+
+    whole, half, tenth = training(1.0), training(0.5), training(0.1)
+    assert half["diagnosis"].value_counts().to_dict() == {"MEL": 10, "SK": 10, "NV": 10}
+    assert set(tenth["image_id"]) < set(half["image_id"]) < set(whole["image_id"])
+    assert len(tenth) == 6
+    assert set(training(0.5, seed=1)["image_id"]) != set(half["image_id"])
+
+
+def test_relatives_are_dropped_or_as_many_others(records: pd.DataFrame) -> None:
+    lesions = records.assign(split=None, lesion_id=[f"L{i // 2 if i < 40 else i}" for i in range(len(records))])
+    lesions = lesions[lesions["diagnosis"].notna()].reset_index(drop=True)
+    no_pairs = pd.DataFrame({"image_a": [], "image_b": []})
+    together = pool.fold_list(lesions, no_pairs, count=3).merge(lesions[["image_id", "lesion_id"]])
+    assert together.groupby("lesion_id")["fold"].nunique().max() == 1
+    folds = pool.fold_list(lesions, no_pairs, count=3, grouped=False)
+    assert folds.merge(lesions[["image_id", "lesion_id"]]).groupby("lesion_id")["fold"].nunique().max() == 2
+    plain, apart, leaky = (
+        pool.split_records(lesions, folds, "fold0", relatives=relatives) for relatives in ("", "drop", "keep")
+    )
+    parts = [{split: used[used["split"] == split] for split in ("train", "val")} for used in (plain, apart, leaky)]
+    assert list(parts[0]["val"]["image_id"]) == list(parts[1]["val"]["image_id"]) == list(parts[2]["val"]["image_id"])
+    shared = [set(part["train"]["lesion_id"]) & set(part["val"]["lesion_id"]) for part in parts]
+    assert not shared[1]
+    assert shared[2] == shared[0] != set()
+    counts = [part["train"]["diagnosis"].value_counts().to_dict() for part in parts]
+    assert counts[1] == counts[2]
+    assert sum(counts[1].values()) < sum(counts[0].values())
+    with pytest.raises(PesiError, match="no official validation"):
+        pool.split_records(lesions, folds, "official")
+
+
 def test_the_fold_list_is_read_not_made_again(records: pd.DataFrame, tmp_path: Path) -> None:
     path = tmp_path / "folds.csv"
     listed = pool.fold_list(records, pd.DataFrame({"image_a": [], "image_b": []}), count=2)
     listed["fold"] = 1 - listed["fold"]
     listed.to_csv(path, index=False)
-    read = pool.saved_folds(path, records, tmp_path, count=2)
+    folds = rows.Folds(path, count=2)
+    read = pool.saved_folds(folds, records, tmp_path)
     pd.testing.assert_frame_equal(read, listed, check_dtype=False)
     listed.iloc[1:].to_csv(path, index=False)
     with pytest.raises(PesiError, match=r"1 images of the data have no fold.*I_000"):
-        pool.saved_folds(path, records, tmp_path, count=2)
+        pool.saved_folds(folds, records, tmp_path)
 
 
 def test_the_published_folds_keep_near_duplicates_together() -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
-from pesi.nn.attention import FORMS, attend, attention_map
+from pesi.nn.attention import FORMS, SqueezeExcitation, attend, attention_map, has_map
 from pesi.nn.block import AttentionSettings, PesiBlock
 
-ATTENDING = [form for form in FORMS if form != "none"]
+ATTENDING = [form for form in FORMS if has_map(form)]
 
 
 def by_the_formula(
@@ -118,3 +119,27 @@ def test_unknown_form_is_refused():
         AttentionSettings(form="softmax")
     with pytest.raises(ValueError, match="temperature"):
         AttentionSettings(temperature=0)
+
+
+def test_squeeze_excitation_starts_as_nothing_and_is_the_papers_formula():
+    torch.manual_seed(0)
+    block = SqueezeExcitation(32, reduction=8)
+    o = torch.randn(2, 32, 5, 6)
+    torch.testing.assert_close(block(o), o)
+    torch.nn.init.normal_(block.fc2.weight)
+    torch.nn.init.normal_(block.fc2.bias)
+    w1, b1, w2, b2 = (p.detach().numpy() for p in block.parameters())
+    z = o.numpy().mean((2, 3))
+    gate = 2 / (1 + np.exp(-(np.maximum(z @ w1.T + b1, 0) @ w2.T + b2)))
+    np.testing.assert_allclose(block(o).detach().numpy(), o.numpy() * gate[:, :, None, None], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("relu", [True, False])
+def test_without_relu_the_tail_is_linear_and_its_gradient_exact(relu):
+    torch.manual_seed(1)
+    o, s = (torch.randn(2, 3, 4, 5, dtype=torch.double, requires_grad=True) for _ in range(2))
+    alpha = torch.tensor([0.7], dtype=torch.double, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda *a: attend(*a, "spatial", 0.8, relu=relu), (o, s, alpha))
+    y = attend(o, s, alpha, "spatial", 0.8, relu=False)
+    assert bool((y < 0).any())
+    torch.testing.assert_close(attend(o, s, alpha, "spatial", 0.8, relu=True), y.relu())

@@ -68,10 +68,10 @@ def test_without_attention_it_is_a_resnet_bit_for_bit(name):
     with torch.no_grad():
         expected = transformers_twin(plain, name)(x).logits
         assert torch.equal(plain(x), expected)
-        for form in ("spatial", "spatial-mean1", "sigmoid", "channel"):
+        for form in ("spatial", "spatial-mean1", "sigmoid", "channel", "se"):
             model = pesi.create_model(name, num_classes=3, attention=form, alpha=0.0).eval()
             report = model.load_state_dict(plain.state_dict(), strict=False)
-            assert all(key.endswith("alpha") for key in report.missing_keys)
+            assert all(key.endswith("alpha") or ".se." in key for key in report.missing_keys)
             assert torch.equal(model(x), expected), form
     # In training mode the fused step is used: it must be the same network too.
     fused = pesi.create_model(name, num_classes=3, alpha=0.0)

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 import pesi
 from pesi.taxonomy import TASKS
-from pesi.train.module import LesionLoss, LesionModule, class_weights, mixup_draw
+from pesi.train.module import LesionLoss, LesionModule, attention_mask_loss, class_weights, mixup_draw
 from pesi.train.recipe import load_recipe
 
 TASK = TASKS["isic2017"]
@@ -87,3 +87,39 @@ def test_schedules():
     assert cosine._lr_factor(70) == pytest.approx(0.5 * (1 + math.cos(math.pi / 2)))
     assert cosine._lr_factor(120) == pytest.approx(0.0, abs=1e-12)
     assert module("optimizer.schedule=constant", "optimizer.warmup_epochs=0")._lr_factor(99) == 1
+
+
+def test_attention_mask_loss_closed_forms():
+    masks = torch.zeros(3, 8, 8, dtype=torch.bool)
+    masks[0, :4] = True  # half of the first picture, a quarter of the second, none of the third
+    masks[1, :4, :4] = True
+    even = torch.ones(3, 4, 4)
+    expected = (math.log(2) + math.log(4)) / 2
+    assert float(attention_mask_loss([even], masks)) == pytest.approx(expected, abs=1e-6)
+    on_lesion = torch.zeros(3, 2, 2)
+    on_lesion[:, 0, 0] = 5.0
+    assert float(attention_mask_loss([on_lesion], masks)) == pytest.approx(0, abs=1e-6)
+    assert float(attention_mask_loss([even, on_lesion], masks)) == pytest.approx(expected / 2, abs=1e-6)
+    assert float(attention_mask_loss([even], torch.zeros(3, 8, 8, dtype=torch.bool))) == 0
+
+
+@pytest.mark.parametrize("form", ["spatial", "channel"])
+def test_attention_learns_the_mask(form):
+    """A few steps on the mask alone move the attention onto the lesion."""
+    torch.manual_seed(0)
+    network = pesi.create_model("pesi14", num_classes=3, attention=form).train()
+    x, masks = torch.randn(4, 3, 64, 64), torch.zeros(4, 64, 64, dtype=torch.bool)
+    masks[:, 16:48, 16:48] = True
+    x += 2 * masks[:, None]
+    optimizer = torch.optim.Adam(network.parameters(), 1e-3)
+    losses = []
+    for _ in range(12):
+        loss = attention_mask_loss(network.forward_attention(x)[1].values(), masks)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss))
+    if form == "spatial":
+        assert losses[-1] < losses[0] - 0.1
+    else:  # its mean over the channels is 1 / C everywhere: nothing to learn
+        assert losses[-1] == pytest.approx(losses[0], abs=1e-4)

@@ -72,3 +72,17 @@ def test_missing_and_broken_files(tmp_path):
 def test_auto_precision_is_resolved():
     assert Recipe(name="x").resolved().precision in ("32", "bf16")
     assert Recipe(name="x", precision="32").resolved().precision == "32"
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["loss.attention_mask=1", "network.attention=none"],
+        ["loss.attention_mask=1", 'picture.regions=["image", "lesion"]'],
+        ["loss.attention_mask=1", "loss.mixup=0.2"],
+    ],
+)
+def test_attention_mask_needs_what_it_needs(overrides):
+    assert load_recipe("pesi50", overrides[:1]).loss.attention_mask == 1
+    with pytest.raises(RecipeError, match="attention_mask"):
+        load_recipe("pesi50", overrides)

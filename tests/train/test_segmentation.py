@@ -195,7 +195,7 @@ def test_a_cut_run_resumes_to_the_same_end(tmp_path, records):
     assert fingerprint(tmp_path / "cut") == fingerprint(tmp_path / "whole")
 
 
-def test_pretrained_weights_go_into_the_encoder(tmp_path, records):
+def test_pretrained_weights_go_into_the_encoder(tmp_path, records, capsys):
     from safetensors.torch import save_file
 
     from pesi.nn.models import create_model
@@ -206,7 +206,8 @@ def test_pretrained_weights_go_into_the_encoder(tmp_path, records):
     recipe = load_segmenter_recipe("segmenter-lite0", [*TINY, "epochs=1", "optimizer.lr=1e-12", "ema=0"])
     settings = SegmenterRunSettings(data="syn", threads=1, pretrained=str(tmp_path / "w.safetensors"))
     start_segmenter_run(recipe, records, tmp_path / "run", settings)
-    run_segmenter_training(tmp_path / "run", show_progress=False)
+    run_segmenter_training(tmp_path / "run", show_progress=True)
+    assert "Jaccard 0." in capsys.readouterr().err
     config, network = load_segmenter(tmp_path / "run" / "bundle")
     torch.testing.assert_close(network.encoder.conv1.weight, weights.conv1.weight, rtol=1e-3, atol=1e-4)
     started = config.provenance["pretrained"]

@@ -77,7 +77,8 @@ def evaluate(
         table, records, classifier.task, replicates=replicates, seed=seed, thresholds=thresholds
     )
     summary, pictures = None, []
-    if attention and records["mask_path"].notna().any():
+    whole = classifier.config.preprocess.regions[0] == "image"
+    if attention and whole and records["mask_path"].notna().any():
         summary = _attention(classifier, records, show)
     if attention:
         pictures = _examples(classifier, records, table)

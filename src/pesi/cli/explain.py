@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
+
+if TYPE_CHECKING:
+    from pesi.predict.classifier import Classifier
 
 
 def explain(
@@ -28,28 +31,54 @@ def explain(
 
         pesi explain mole.jpg --bundle runs/mine/bundle --class melanoma --mask mole_segmentation.png --out why.png
     """
-    from pesi.data.decode import image_size
-    from pesi.explain.localisation import attention_inside, read_mask
+    from pesi.predict.classifier import load
+
+    explained = draw_explanation(
+        load(bundle, device=device), image, out or Path(f"{image.stem}-explained.png"), class_name=class_, mask=mask
+    )
+    print(f"{explained.class_name}: probability {explained.probability:.3f}")
+    if explained.inside is not None:
+        print(f"lesion: {explained.lesion_area:.1%} of the area")
+        for name, share in explained.inside.items():
+            print(f"{name}: {share:.1%} inside the lesion")
+    print(f"Picture: {explained.picture}")
+
+
+class Explained(NamedTuple):
+    """What `draw_explanation` drew: the class, its probability, and, with a mask, each map's share inside it."""
+
+    picture: Path
+    class_name: str
+    probability: float
+    lesion_area: float | None
+    inside: dict[str, float] | None
+
+
+def draw_explanation(
+    classifier: Classifier, image: Path, target: Path, *, class_name: str | None = None, mask: Path | None = None
+) -> Explained:
+    """Write one image's explanation as a PNG.
+
+    Raises:
+        DataError: Unknown class; or a mask, and a classifier that does not look at the whole image.
+        ImageError: The image or the mask is refused.
+    """
+    from pesi.explain.localisation import attention_inside, check_whole_image, lesion_mask
     from pesi.explain.maps import explain as explain_image
     from pesi.explain.overlay import explanation_png
     from pesi.files import whole_file
-    from pesi.predict.classifier import load
 
-    classifier = load(bundle, device=device)
-    explanation = explain_image(classifier, image, class_name=class_)
-    target = out or Path(f"{image.stem}-explained.png")
+    if mask is not None:
+        check_whole_image(classifier)
+    explanation = explain_image(classifier, image, class_name=class_name)
     lesion, inside = None, None
     if mask is not None:
         preprocess = classifier.config.preprocess
-        lesion = read_mask(mask, size=preprocess.size, geometry=preprocess.geometry, expected=image_size(image))
+        lesion = lesion_mask(mask, image, size=preprocess.size, geometry=preprocess.geometry)
         maps = {"class activation": explanation.cam, **explanation.attention, "blended": explanation.blended}
         inside = {name: attention_inside(values, lesion) for name, values in maps.items()}
     png = explanation_png(explanation, title=image.name, mask=lesion, inside=inside)
     with whole_file(target) as temporary:
         temporary.write_bytes(png)
-    print(f"{explanation.class_name}: probability {explanation.probability:.3f}")
-    if lesion is not None and inside is not None:
-        print(f"lesion: {lesion.mean():.1%} of the area")
-        for name, share in inside.items():
-            print(f"{name}: {share:.1%} inside the lesion")
-    print(f"Picture: {target}")
+    area = float(lesion.mean()) if lesion is not None else None
+    return Explained(target, explanation.class_name, explanation.probability, area, inside)

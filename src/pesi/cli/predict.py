@@ -13,6 +13,7 @@ from pesi.cli.status import EXIT_REFUSED
 from pesi.errors import DataError
 
 if TYPE_CHECKING:
+    from pesi.predict.classifier import Classifier
     from pesi.predict.prediction import Prediction, Refusal
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
@@ -34,6 +35,9 @@ def predict(
     format_: Annotated[
         Format, typer.Option("--format", help="isic2017: the challenge's submission (.csv).")
     ] = Format.table,
+    overlay: Annotated[
+        Path | None, typer.Option(help="Also draw what the network attended to, as PNGs in this folder.")
+    ] = None,
     views: Annotated[str | None, typer.Option(help="single, flips4, grid9 or scales12. Default: the bundle's.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 16,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ... Default: a GPU if there is one.")] = None,
@@ -45,7 +49,9 @@ def predict(
 
     Examples:
 
-        pesi predict mole.jpg --bundle runs/mine/bundle
+        pesi predict mole.jpg
+
+        pesi predict mole.jpg --overlay pictures/
 
         pesi predict photos/ --bundle runs/mine/bundle --out photos.csv
 
@@ -83,10 +89,25 @@ def predict(
         write_predictions(out, results)
     else:
         _print(results)
+    if overlay is not None:
+        _draw(classifier, results, overlay, show)
     if out is not None:
         print(f"{len(results) - len(refusals)} predictions by {classifier.config.bundle_id} in {out}", file=sys.stderr)
     if refusals:
         raise typer.Exit(EXIT_REFUSED)
+
+
+def _draw(classifier: Classifier, results: list[Prediction | Refusal], folder: Path, show: bool) -> None:
+    from tqdm import tqdm
+
+    from pesi.cli.explain import draw_explanation
+    from pesi.predict.prediction import Prediction
+
+    predictions = [result for result in results if isinstance(result, Prediction)]
+    for result in tqdm(predictions, unit="image", desc="drawing", disable=not show, leave=False):
+        target = folder / f"{result.image_id}-explained.png"
+        draw_explanation(classifier, Path(str(result.path)), target, class_name=result.diagnosis)
+    print(f"{len(predictions)} pictures in {folder}", file=sys.stderr)
 
 
 def image_files(inputs: list[Path]) -> list[Path]:

@@ -14,7 +14,6 @@ import platformdirs
 from numpy.typing import NDArray
 
 from pesi.data.regions import Region, read_region
-from pesi.data.transforms import Image
 from pesi.errors import DataError, ImageError
 from pesi.files import whole_file
 
@@ -53,53 +52,102 @@ def cached_squares(
         DataError: Some images cannot be read; all of them are named (the first ten in the message).
         StorageError: The cache cannot be written.
     """
-    if not paths:
-        raise DataError("There are no images to read.", "Check the data folder and the split.")
-    stamps = []
-    for path in paths:
-        try:
-            stat = Path(path).stat()
-        except OSError as error:
-            raise DataError(f"Cannot open {path}: {error.strerror}.", "Check the data with: pesi data check") from error
-        stamps.append([str(Path(path).resolve()), stat.st_size, stat.st_mtime_ns])
-    key = hashlib.sha256(json.dumps([_VERSION, region.key, stamps]).encode()).hexdigest()[:24]
-    target = (Path(cache_dir) if cache_dir else default_cache_dir()) / f"squares-{region.size}-{key}.npy"
-    if not target.exists():
-        _decode_all(paths, target, region, workers or os.cpu_count() or 1, progress)
-    squares: NDArray[np.uint8] = np.load(target, mmap_mode="r", allow_pickle=False)
-    return squares
+    return cached_array(
+        paths,
+        lambda index: read_region(paths[index], region),
+        shape=(region.size, region.size, 3),
+        name=f"squares-{region.size}",
+        key=[_VERSION, region.key],
+        what="images",
+        cache_dir=cache_dir,
+        workers=workers,
+        progress=progress,
+    )
 
 
-def _decode_all(
+def cached_array(
     paths: Sequence[str | Path],
+    read: Callable[[int], NDArray[np.uint8]],
+    *,
+    shape: tuple[int, ...],
+    name: str,
+    key: Sequence[object],
+    what: str,
+    stamped: Sequence[str | Path] = (),
+    cache_dir: str | Path | None = None,
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> NDArray[np.uint8]:
+    """What is read from files as one read-only memory-mapped array, read on the first call only.
+
+    Args:
+        paths: The files, one an item.
+        read: Gives item i, of `shape`; raises ImageError to refuse it.
+        shape: Of an item.
+        name: How the cache's file name begins.
+        key: Whatever else makes another cache.
+        what: What the files are called in errors.
+        stamped: Further files whose change makes another cache.
+        cache_dir, workers, progress: See `cached_squares`.
+
+    Returns:
+        (N, *shape) uint8.
+
+    Raises:
+        DataError, StorageError: See `cached_squares`.
+    """
+    if not paths:
+        raise DataError(f"There are no {what} to read.", "Check the data folder and the split.")
+    stamps = [_stamp(path) for path in (*paths, *stamped)]
+    digest = hashlib.sha256(json.dumps([*key, stamps]).encode()).hexdigest()[:24]
+    target = (Path(cache_dir) if cache_dir else default_cache_dir()) / f"{name}-{digest}.npy"
+    if not target.exists():
+        _read_all(paths, read, shape, target, what, workers or os.cpu_count() or 1, progress)
+    array: NDArray[np.uint8] = np.load(target, mmap_mode="r", allow_pickle=False)
+    return array
+
+
+def _stamp(path: str | Path) -> tuple[str, int, int]:
+    """What changes when a file does."""
+    try:
+        stat = Path(path).stat()
+    except OSError as error:
+        raise DataError(f"Cannot open {path}: {error.strerror}.", "Check the data with: pesi data check") from error
+    return str(Path(path).resolve()), stat.st_size, stat.st_mtime_ns
+
+
+def _read_all(
+    paths: Sequence[str | Path],
+    read: Callable[[int], NDArray[np.uint8]],
+    shape: tuple[int, ...],
     target: Path,
-    region: Region,
+    what: str,
     workers: int,
     progress: Callable[[int, int], None] | None,
 ) -> None:
     refused: list[str] = []
 
-    def read(path: str | Path) -> Image | ImageError:
+    def attempt(index: int) -> NDArray[np.uint8] | ImageError:
         try:
-            return read_region(path, region)
+            return read(index)
         except ImageError as error:
             return error
 
     with whole_file(target) as temporary, ThreadPoolExecutor(workers) as pool:
         # Written by ordinary writes, not through the map: a full disk must be an error, not a killed process.
         with temporary.open("wb") as file:
-            header = {"descr": "|u1", "fortran_order": False, "shape": (len(paths), region.size, region.size, 3)}
+            header = {"descr": "|u1", "fortran_order": False, "shape": (len(paths), *shape)}
             np.lib.format.write_array_header_1_0(file, header)
-            for done, (path, square) in enumerate(zip(paths, pool.map(read, paths), strict=True), start=1):
-                if isinstance(square, ImageError):
-                    refused.append(f"{path}: {square.problem}")
+            for done, (path, item) in enumerate(zip(paths, pool.map(attempt, range(len(paths))), strict=True), start=1):
+                if isinstance(item, ImageError):
+                    refused.append(f"{path}: {item.problem}")
                 elif not refused:
-                    file.write(square.tobytes())
+                    file.write(item.tobytes())
                 if progress:
                     progress(done, len(paths))
         if refused:
             more = f"\n  ... and {len(refused) - 10} more" if len(refused) > 10 else ""
             raise DataError(
-                f"{len(refused)} of {len(paths)} images cannot be read:\n  " + "\n  ".join(refused[:10]) + more,
+                f"{len(refused)} of {len(paths)} {what} cannot be read:\n  " + "\n  ".join(refused[:10]) + more,
                 "Repair or remove them; `pesi data check` lists all.",
             )

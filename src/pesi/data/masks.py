@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,11 +9,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pesi.data.cache import default_cache_dir
+from pesi.data.cache import cached_array
 from pesi.data.decode import decode_mask, image_size
 from pesi.data.transforms import Draw, Geometry, Image, augment, fit_square, resize, warp_matrix
-from pesi.errors import DataError, ImageError
-from pesi.files import whole_file
+from pesi.errors import ImageError
 
 Mask = NDArray[np.bool_]
 
@@ -131,37 +128,14 @@ def cached_masks(
     """
     if len(paths) != len(images):
         raise ValueError(f"{len(paths)} masks but {len(images)} images.")
-    if not paths:
-        raise DataError("There are no masks to read.", "Check the data folder and the split.")
-    stamps = [_stamp(path) for path in [*paths, *images]]
-    key = hashlib.sha256(json.dumps([_VERSION, size, geometry, stamps]).encode()).hexdigest()[:24]
-    target = (Path(cache_dir) if cache_dir else default_cache_dir()) / f"masks-{size}-{geometry}-{key}.npy"
-    if not target.exists():
-        refused = []
-        with whole_file(target) as temporary:
-            with temporary.open("wb") as file:
-                header = {"descr": "|u1", "fortran_order": False, "shape": (len(paths), size, size)}
-                np.lib.format.write_array_header_1_0(file, header)
-                for done, (path, image) in enumerate(zip(paths, images, strict=True), start=1):
-                    try:
-                        file.write(read_mask_square(path, image, size, geometry).tobytes())
-                    except ImageError as error:
-                        refused.append(error.problem)
-                    if progress:
-                        progress(done, len(paths))
-            if refused:
-                more = f"\n  ... and {len(refused) - 10} more" if len(refused) > 10 else ""
-                raise DataError(
-                    f"{len(refused)} of {len(paths)} masks cannot be used:\n  " + "\n  ".join(refused[:10]) + more,
-                    "Repair or remove them.",
-                )
-    masks: NDArray[np.uint8] = np.load(target, mmap_mode="r", allow_pickle=False)
-    return masks
-
-
-def _stamp(path: str | Path) -> tuple[str, int, int]:
-    try:
-        stat = Path(path).stat()
-    except OSError as error:
-        raise DataError(f"Cannot open {path}: {error.strerror}.", "Check the data with: pesi data check") from error
-    return str(Path(path).resolve()), stat.st_size, stat.st_mtime_ns
+    return cached_array(
+        paths,
+        lambda index: read_mask_square(paths[index], images[index], size, geometry),
+        shape=(size, size),
+        name=f"masks-{size}",
+        key=[_VERSION, size, geometry],
+        what="masks",
+        stamped=images,
+        cache_dir=cache_dir,
+        progress=progress,
+    )

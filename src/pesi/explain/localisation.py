@@ -5,52 +5,46 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from PIL import Image as PillowImage
-from PIL import UnidentifiedImageError
 
-from pesi.data.decode import image_size
-from pesi.data.transforms import Geometry, fit_square
-from pesi.errors import ImageError
+from pesi.data.masks import LESION_ABOVE, Mask, read_mask_square
+from pesi.data.transforms import Geometry
+from pesi.errors import DataError, ImageError
 from pesi.explain.maps import explain
 from pesi.predict.classifier import Classifier
 
 
-def read_mask(
-    path: str | Path, *, size: int, geometry: Geometry, expected: tuple[int, int] | None = None
-) -> NDArray[np.bool_]:
+def lesion_mask(path: str | Path, image: str | Path, *, size: int, geometry: Geometry) -> Mask:
     """A lesion mask as (size, size) booleans, in the geometry that the network sees.
 
     Args:
-        path: A PNG of 0 and 255 (ISIC Part 1), in its image's geometry.
+        path: The mask (ISIC Part 1: a PNG of 0 and 255), in its image's geometry.
+        image: Its image.
         size: Side of the result.
         geometry: As the image's.
-        expected: Width and height of its image, checked for the same aspect if given.
 
     Raises:
         ImageError: The mask is missing, unreadable, of another aspect than its image, or empty.
     """
-    try:
-        with PillowImage.open(path) as file:
-            mask = np.asarray(file.convert("L"))
-    except (OSError, UnidentifiedImageError, ValueError) as error:
-        raise ImageError(
-            f"Cannot read the mask {path}: {error}.", "Give a PNG of 0 (skin) and 255 (lesion)."
-        ) from error
-    height, width = mask.shape
-    if expected is not None and abs(width / height - expected[0] / expected[1]) > 0.02:
-        raise ImageError(
-            f"The mask {path} is {width} x {height}, its image {expected[0]} x {expected[1]}: another shape.",
-            "Give the mask that belongs to the image.",
+    mask = np.asarray(read_mask_square(path, image, size, geometry) > LESION_ABOVE)
+    if not mask.any():
+        raise ImageError(f"The mask {path} is empty.", "It must mark the lesion in white.")
+    return mask
+
+
+def check_whole_image(classifier: Classifier) -> None:
+    """Make sure that the maps of `explain` lie in the image's own geometry, as a mask does.
+
+    Raises:
+        DataError: The classifier looks at the lesion only.
+    """
+    if classifier.config.preprocess.regions[0] != "image":
+        raise DataError(
+            "This classifier looks only at a square around the lesion: a mask of the whole image does not fit.",
+            "Leave the mask out, or use a bundle whose first region is the image.",
         )
-    binary = np.where(mask > 127, np.uint8(255), np.uint8(0))
-    square = fit_square(cv2.cvtColor(binary, cv2.COLOR_GRAY2RGB).astype(np.uint8), size, geometry)[..., 0] > 127
-    if not square.any():
-        raise ImageError(f"The mask {path} is empty.", "It must mark the lesion with 255.")
-    return np.asarray(square)
 
 
 def attention_inside(values: NDArray[np.float32], mask: NDArray[np.bool_]) -> float:
@@ -75,16 +69,20 @@ def localise(
         records: Record table; rows without `mask_path` are passed over.
         progress: Called with the number of images done.
 
+    Raises:
+        DataError: The classifier looks at the lesion only.
+
     Returns:
         A frame: image_id, area (the lesion's share of the picture), then one column a map: "class activation",
         "stage 1" .., "blended".
     """
+    check_whole_image(classifier)
     preprocess = classifier.config.preprocess
     rows = []
     masked = records[records["mask_path"].notna()]
     for image_id, path, mask_path in zip(masked["image_id"], masked["path"], masked["mask_path"], strict=True):
         explanation = explain(classifier, path)
-        mask = read_mask(mask_path, size=preprocess.size, geometry=preprocess.geometry, expected=image_size(path))
+        mask = lesion_mask(mask_path, path, size=preprocess.size, geometry=preprocess.geometry)
         maps = {"class activation": explanation.cam, **explanation.attention, "blended": explanation.blended}
         shares = {name: attention_inside(values, mask) for name, values in maps.items()}
         rows.append({"image_id": image_id, "area": float(mask.mean()), **shares})

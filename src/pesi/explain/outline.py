@@ -14,6 +14,6 @@ def outlined(image: Image, mask: Mask) -> Image:
     picture = image.copy()
     borders, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     width = max(1, round(max(image.shape[:2]) / 300))
-    cv2.drawContours(picture, borders, -1, (0.0, 0.0, 0.0), 3 * width, cv2.LINE_AA)
-    cv2.drawContours(picture, borders, -1, (255.0, 255.0, 255.0), width, cv2.LINE_AA)
+    cv2.drawContours(picture, borders, -1, (0.0, 0.0, 0.0), 3 * width)
+    cv2.drawContours(picture, borders, -1, (255.0, 255.0, 255.0), width)
     return picture

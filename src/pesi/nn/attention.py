@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 FORMS: dict[str, str] = {
@@ -19,6 +19,7 @@ FORMS: dict[str, str] = {
     "spatial-mean1": "the same times H*W, so that its mean is 1",
     "sigmoid": "sigmoid of each value",
     "channel": "softmax over the channels at each position (what public re-implementations do)",
+    "se": "squeeze-and-excitation of O: learned, with layers and parameters of its own; to compare with",
     "none": "no attention: a plain ResNet",
 }
 
@@ -32,7 +33,7 @@ def attention_map(o: Tensor, form: str, temperature: float = 1.0) -> Tensor:
 
     Args:
         o: The block's last normalised map before the addition, (N, C, H, W).
-        form: A key of `FORMS` other than `"none"`.
+        form: A key of `FORMS` that has an M: any but `"se"` and `"none"`.
         temperature: Above 1 flattens M, below 1 sharpens it.
 
     Returns:
@@ -48,7 +49,12 @@ def attention_map(o: Tensor, form: str, temperature: float = 1.0) -> Tensor:
         return _softmax(z, (2, 3))
     if form == "spatial-mean1":
         return _softmax(z, (2, 3)) * (z.shape[2] * z.shape[3])
-    raise ValueError(f"Unknown attention {form!r}; choose one of: {', '.join(FORMS)}.")
+    raise ValueError(f"Attention {form!r} has no map; those with one: {', '.join(f for f in FORMS if has_map(f))}.")
+
+
+def has_map(form: str) -> bool:
+    """Whether the form is a residual attention, with a map M and an alpha."""
+    return form in FORMS and form not in ("se", "none")
 
 
 def _softmax(z: Tensor, dims: tuple[int, ...]) -> Tensor:
@@ -127,6 +133,29 @@ def attend(o: Tensor, s: Tensor, alpha: Tensor, form: str, temperature: float = 
     m = attention_map(o, form, temperature).to(dtype)
     y = o + s * (1 + alpha.view(1, -1, 1, 1) * m)
     return torch.relu(y) if relu else y
+
+
+class SqueezeExcitation(nn.Module):
+    """O times a gate a channel, learned from O's mean (Hu, Shen, Sun, CVPR 2018, arXiv 1709.01507).
+
+    The gate is 2 sigmoid(.) and starts at 1, so that a pretrained network starts as itself.
+
+    Args:
+        channels: Of O.
+        reduction: Channels over hidden units; the paper's 16.
+    """
+
+    def __init__(self, channels: int, *, reduction: int = 16) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(channels, max(channels // reduction, 4))
+        self.fc2 = nn.Linear(self.fc1.out_features, channels)
+        nn.init.zeros_(self.fc2.weight)
+        nn.init.zeros_(self.fc2.bias)
+
+    def forward(self, o: Tensor) -> Tensor:
+        """(N, C, H, W) -> the same shape."""
+        gate = 2 * torch.sigmoid(self.fc2(torch.relu(self.fc1(o.mean((2, 3))))))
+        return o * gate[:, :, None, None].to(o.dtype)
 
 
 def attention_energy(m: Tensor, o: Tensor, s: Tensor, alpha: Tensor) -> Tensor:

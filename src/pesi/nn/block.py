@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pesi.nn.attention import FORMS, attend, attention_energy, attention_map
+from pesi.nn.attention import FORMS, SqueezeExcitation, attend, attention_energy, attention_map, has_map
 
 
 class BlockTrace(NamedTuple):
@@ -65,9 +65,10 @@ class AttendingBlock(nn.Module):
         self.form = settings.form if attends else "none"
         self.temperature = settings.temperature
         self.alpha: nn.Parameter | None = None
-        if self.form != "none":
+        if has_map(self.form):
             shape = out_channels if settings.per_channel else 1
             self.alpha = nn.Parameter(torch.full((shape,), float(settings.alpha)))
+        self.se: SqueezeExcitation | None = SqueezeExcitation(out_channels) if self.form == "se" else None
 
     def branches(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """O = F(x), and s(x) or None where the block has no shortcut; (N, C_out, H_out, W_out)."""
@@ -88,6 +89,7 @@ class AttendingBlock(nn.Module):
     def _tail(self, o: Tensor, s: Tensor | None) -> Tensor:
         if s is not None and self.alpha is not None:
             return attend(o, s, self.alpha, self.form, self.temperature, relu=self.relu)
+        o = o if self.se is None else self.se(o)
         y = o if s is None else o + s
         return torch.relu(y) if self.relu else y
 

@@ -126,13 +126,23 @@ class PesiCNN(nn.Module):
         """Images (N, 3, H, W), normalised as the weights want them -> logits (N, K)."""
         return self.forward_head(self.forward_features(x))
 
-    def forward_maps(self, x: Tensor) -> PesiMaps:
-        """One forward pass that also returns the class activation maps and every block's attention."""
+    def _traced(self, x: Tensor) -> tuple[Tensor, dict[str, BlockTrace]]:
+        """Features as `forward_features` gives them, and what every block's attention did."""
         x = self._stem(x)[-1]
         traces: dict[str, BlockTrace] = {}
         for name, block in self.blocks().items():
             x, traces[name] = block.forward_traced(x)
-        x = self._top(x)
+        return self._top(x), traces
+
+    def forward_attention(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Logits (N, K), and each attending block's M averaged over its channels, (N, H, W); for training on M."""
+        features, traces = self._traced(x)
+        maps = {name: trace.attention.mean(1) for name, trace in traces.items() if trace.attention is not None}
+        return self.forward_head(features), maps
+
+    def forward_maps(self, x: Tensor) -> PesiMaps:
+        """One forward pass that also returns the class activation maps and every block's attention."""
+        x, traces = self._traced(x)
         cam = torch.einsum("kc,nchw->nkhw", self.fc.weight.float(), x.float())
         return PesiMaps(
             logits=self.forward_head(x),

@@ -66,7 +66,9 @@ class SameConv2d(nn.Conv2d):
 
 
 def _norm(channels: int) -> nn.BatchNorm2d:
-    return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)
+    # TensorFlow's epsilon. Its momentum of 0.01 is for ImageNet's many steps: after an epoch of a few thousand images
+    # the running statistics would lag behind the weights.
+    return nn.BatchNorm2d(channels, eps=1e-3)
 
 
 class InvertedResidual(AttendingBlock):

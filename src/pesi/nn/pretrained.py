@@ -131,7 +131,7 @@ def load_pretrained(model: PesiCNN, path: str | Path) -> LoadReport:
     new = (
         ("alpha", "num_batches_tracked") if head == "kept" else ("alpha", "num_batches_tracked", "fc.weight", "fc.bias")
     )
-    lacking = [name for name in missing if not name.endswith(new)]
+    lacking = [name for name in missing if not name.endswith(new) and ".se." not in name]
     unlike = [name for name in own if name in state and state[name].shape != own[name].shape]
     for names, what in ((lacking, "lacks"), (unlike, "has in another shape")):
         if names:

@@ -47,6 +47,15 @@ def write_bundle(folder: str | Path, config: BaseModel, weights: bytes, *, card:
     write_text(folder / CONFIG, config.model_dump_json(indent=2) + "\n")
 
 
+def bundle_kind(folder: str | Path) -> str:
+    """What a bundle is, by its config: "classifier", "segmenter", ...; "" where there is none that can be read."""
+    try:
+        values = json.loads((Path(folder) / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError):
+        return ""
+    return str(values.get("kind", "")) if isinstance(values, dict) else ""
+
+
 def read_bundle_config(
     folder: str | Path, model: type[Config], *, kind: str, format_version: int, command: str
 ) -> Config:

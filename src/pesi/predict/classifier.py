@@ -21,6 +21,7 @@ from pesi.data.views import VIEWS, cut_views
 from pesi.errors import BundleError, DataError, ImageError, PesiError
 from pesi.nn.cnn import PesiCNN, PesiMaps
 from pesi.predict.bundle import BundleConfig, PreprocessConfig, load_bundle
+from pesi.predict.bundle_files import bundle_kind
 from pesi.predict.calibration import view_probabilities
 from pesi.predict.prediction import Prediction, Refusal
 from pesi.predict.segmenter import shipped_segmenter
@@ -260,11 +261,10 @@ def probability_table(predictions: Iterable[Prediction]) -> pd.DataFrame:
 
 
 def shipped_bundles() -> dict[str, Path]:
-    """The bundles that come with the package, by name."""
+    """The classifiers that come with the package, by name."""
     folder = Path(str(files("pesi") / "bundles"))
-    if not folder.is_dir():
-        return {}
-    return {path.parent.name: path.parent for path in sorted(folder.glob("*/config.json"))}
+    configs = sorted(folder.glob("*/config.json")) if folder.is_dir() else []
+    return {path.parent.name: path.parent for path in configs if bundle_kind(path.parent) == "classifier"}
 
 
 def load(path_or_name: str | Path | None = None, *, device: str | None = None) -> Classifier:

@@ -81,15 +81,20 @@ class EpochLog(Callback):
 
 
 class RunProgress(ProgressBar):
-    """One bar for the whole run: epoch, loss, validation mean AUC, images/s, time left."""
+    """One bar for the whole run: epoch, loss, a validation score, images/s, time left.
 
-    def __init__(self, batch_size: int) -> None:
+    Args:
+        batch_size: Pictures a step and process.
+        score: Name of the logged score, and what to call it.
+    """
+
+    def __init__(self, batch_size: int, *, score: tuple[str, str] = ("val/mean_auc", "mean AUC")) -> None:
         super().__init__()
-        self.batch_size = batch_size
+        self.batch_size, self.score = batch_size, score
         self.enabled = True
         self.bar: tqdm | None = None
         self._loss = 0.0
-        self._auc = float("nan")
+        self._value = float("nan")
         self._since, self._images, self._rate = time.perf_counter(), 0, 0.0
 
     def disable(self) -> None:
@@ -128,8 +133,8 @@ class RunProgress(ProgressBar):
         self.bar.update()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Show the new mean AUC."""
-        self._auc = float(trainer.callback_metrics.get("val/mean_auc", float("nan")))
+        """Show the new score."""
+        self._value = float(trainer.callback_metrics.get(self.score[0], float("nan")))
         if self.bar is not None:
             self._show()
 
@@ -148,5 +153,5 @@ class RunProgress(ProgressBar):
 
     def _show(self) -> None:
         if self.bar is not None:
-            auc = "-" if self._auc != self._auc else f"{self._auc:.3f}"
-            self.bar.set_postfix_str(f"loss {self._loss:.3f}, mean AUC {auc}, {self._rate:.1f} images/s")
+            value = "-" if self._value != self._value else f"{self._value:.3f}"
+            self.bar.set_postfix_str(f"loss {self._loss:.3f}, {self.score[1]} {value}, {self._rate:.1f} images/s")

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from pesi.data.masks import augment_pair
 from pesi.data.transforms import Augmentation, augment, to_tensor
 from pesi.data.views import VIEWS, cut_views
 from pesi.errors import DataError
@@ -76,21 +77,42 @@ class EpochSampler(Sampler[tuple[int, int]]):
 Squares = Sequence[NDArray[np.uint8]]
 
 
-class TrainingPictures(Dataset[tuple[Tensor, int]]):
-    """Augmented pictures, of a region at random: item (index, seed) -> (uint8 tensor (3, size, size), class)."""
+class TrainingPictures(Dataset[tuple[Tensor | int, ...]]):
+    """Augmented pictures, of a region at random: item (index, seed) -> (uint8 tensor (3, size, size), class).
 
-    def __init__(self, squares: Squares, classes: NDArray[np.int64], augmentation: Augmentation, size: int) -> None:
+    Args:
+        squares: The pictures.
+        classes: Their classes, (N,).
+        augmentation: How they are varied.
+        size: Side of the results.
+        masks: Lesion masks (N, S, S) uint8 as `data.masks.cached_masks` gives them, all 0 where there is none. With
+            them an item has a third part: the mask, warped as its picture, bool (size, size).
+    """
+
+    def __init__(
+        self,
+        squares: Squares,
+        classes: NDArray[np.int64],
+        augmentation: Augmentation,
+        size: int,
+        masks: NDArray[np.uint8] | None = None,
+    ) -> None:
         self.squares, self.classes, self.augmentation, self.size = squares, classes, augmentation, size
+        self.masks = masks
 
     def __len__(self) -> int:
         return len(self.classes)
 
-    def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, int]:
+    def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor | int, ...]:
         index, seed = item
         rng = np.random.default_rng(seed)
         draw = self.augmentation.draw(rng)
         squares = self.squares[int(rng.integers(len(self.squares)))] if len(self.squares) > 1 else self.squares[0]
-        return to_tensor(augment(squares[index], draw, self.size)), int(self.classes[index])
+        label = int(self.classes[index])
+        if self.masks is None:
+            return to_tensor(augment(squares[index], draw, self.size)), label
+        picture, mask = augment_pair(squares[index], self.masks[index], draw, self.size)
+        return to_tensor(picture), label, torch.from_numpy(mask)
 
 
 class ValidationPictures(Dataset[tuple[Tensor, int, int]]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import lightning as L
@@ -68,6 +69,25 @@ class LesionLoss(nn.Module):
         return each * self.weights[classes]
 
 
+def attention_mask_loss(maps: Iterable[Tensor], masks: Tensor) -> Tensor:
+    """Mean over blocks and pictures of -log(share of the attention that falls on the lesion).
+
+    Args:
+        maps: Each block's attention, (N, h, w), non-negative.
+        masks: Lesions (N, H, W), bool; pictures whose mask is empty do not count.
+
+    Returns:
+        A scalar, 0 where all attention is on the lesion, -log(the lesion's share of the area) where it is even.
+    """
+    marked = masks.flatten(1).any(1)
+    losses = []
+    for attention in maps:
+        mask = nn.functional.adaptive_avg_pool2d(masks[:, None].float(), (attention.shape[1], attention.shape[2]))[:, 0]
+        inside = (attention * mask).sum((1, 2)) / attention.sum((1, 2)).clamp_min(1e-12)
+        losses.append(-torch.log(inside.clamp_min(1e-6))[marked].sum() / marked.sum().clamp_min(1))
+    return torch.stack(losses).mean()
+
+
 class LesionModule(L.LightningModule):
     """Trains one Pesi-CNN by a recipe.
 
@@ -95,9 +115,9 @@ class LesionModule(L.LightningModule):
             int(np.random.SeedSequence([self.recipe.seed, self.current_epoch, self.global_rank]).generate_state(1)[0])
         )
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
-        """One batch: uint8 pictures (N, 3, S, S) and classes (N,)."""
-        pictures, classes = batch
+    def training_step(self, batch: tuple[Tensor, ...], batch_index: int) -> Tensor:
+        """One batch: uint8 pictures (N, 3, S, S), classes (N,), and masks (N, S, S) where the attention learns them."""
+        pictures, classes, *masks = batch
         x = normalise(pictures, self.recipe.picture.mean, self.recipe.picture.std)
         partner, share = None, 1.0
         if self.recipe.loss.mixup > 0:
@@ -105,7 +125,13 @@ class LesionModule(L.LightningModule):
             share, order = mixup_draw(self.recipe.loss.mixup, len(classes), rng)
             index = torch.from_numpy(order).to(classes.device)
             x, partner = share * x + (1 - share) * x[index], classes[index]
-        loss: Tensor = self.loss(self.network(x), classes, partner, share)
+        if masks:
+            logits, maps = self.network.forward_attention(x)
+            aside = attention_mask_loss(maps.values(), masks[0])
+            self.log("train/attention_mask", aside, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(x))
+            loss: Tensor = self.loss(logits, classes) + self.recipe.loss.attention_mask * aside
+        else:
+            loss = self.loss(self.network(x), classes, partner, share)
         self.log("train/loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(classes))
         return loss
 

@@ -18,7 +18,7 @@ from pesi.data.regions import RegionName
 from pesi.data.transforms import Augmentation, Geometry
 from pesi.data.views import VIEWS
 from pesi.errors import RecipeError
-from pesi.nn.attention import FORMS
+from pesi.nn.attention import FORMS, has_map
 from pesi.nn.models import NETWORKS
 
 
@@ -74,6 +74,7 @@ class Loss(_Section):
     sampler: Literal["shuffle", "sqrt", "balanced"] = "shuffle"
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     mixup: float = Field(0.0, ge=0)  # alpha of the Beta distribution; 0: off
+    attention_mask: float = Field(0.0, ge=0)  # weight of the loss that asks the attention to fall on the lesion's mask
 
 
 class Optimizer(_Section):
@@ -124,6 +125,10 @@ class Recipe(_Section):
     def _known(self) -> Recipe:
         if self.views not in VIEWS:
             raise ValueError(f"unknown views {self.views!r}; choose one of: {', '.join(VIEWS)}")
+        if self.loss.attention_mask and (self.picture.regions != ("image",) or not has_map(self.network.attention)):
+            raise ValueError('loss.attention_mask needs picture.regions = ["image"] and an attention that has a map')
+        if self.loss.attention_mask and self.loss.mixup:
+            raise ValueError("loss.attention_mask and loss.mixup do not go together: a mixture has no mask")
         return self
 
     def to_toml(self) -> str:

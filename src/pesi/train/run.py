@@ -29,6 +29,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from pesi.data.cache import cached_squares, default_cache_dir
+from pesi.data.masks import cached_masks
 from pesi.data.records import COLUMNS, record_table
 from pesi.data.splits import id_lists
 from pesi.errors import DataError, PesiError, RecipeError
@@ -170,7 +171,7 @@ def run_training(
         say(f"{folder} is finished already.")
         result: dict[str, Any] = json.loads((folder / "result.json").read_text(encoding="utf-8"))
         return result
-    _quiet()
+    quiet_trainer()
     cv2.setNumThreads(1)
     cores = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
     threads = settings.threads or max(1, cores // settings.devices - settings.workers)
@@ -183,6 +184,8 @@ def run_training(
     parts = {split: used[used["split"] == split].reset_index(drop=True) for split in ("train", "val")}
     classes = {split: class_indices(part, task) for split, part in parts.items()}
     squares = {split: _squares(part, recipe, settings, show_progress and rank == 0) for split, part in parts.items()}
+
+    masks = _masks(parts["train"], recipe, settings) if recipe.loss.attention_mask else None
 
     L.seed_everything(recipe.seed, verbose=False)
     network = create_model(
@@ -220,7 +223,7 @@ def run_training(
     if not (checkpoint.is_file() and _stopped_early(checkpoint, recipe.patience)):
         trainer.fit(
             module,
-            _training_loader(squares["train"], classes["train"], recipe, settings, trainer),
+            _training_loader(squares["train"], classes["train"], masks, recipe, settings, trainer),
             _validation_loader(squares["val"], classes["val"], recipe, settings, trainer),
             ckpt_path=str(checkpoint) if checkpoint.is_file() else None,
             weights_only=True,
@@ -289,10 +292,15 @@ def _trainer(
 
 
 def _training_loader(
-    squares: Squares, classes: NDArray[np.int64], recipe: Recipe, settings: RunSettings, trainer: L.Trainer
+    squares: Squares,
+    classes: NDArray[np.int64],
+    masks: NDArray[np.uint8] | None,
+    recipe: Recipe,
+    settings: RunSettings,
+    trainer: L.Trainer,
 ) -> DataLoader:
     return DataLoader(
-        TrainingPictures(squares, classes, recipe.augmentation, recipe.picture.size),
+        TrainingPictures(squares, classes, recipe.augmentation, recipe.picture.size, masks),
         recipe.batch_size,
         sampler=EpochSampler(
             classes,
@@ -334,6 +342,28 @@ def _squares(records: pd.DataFrame, recipe: Recipe, settings: RunSettings, show_
     return squares
 
 
+def _masks(records: pd.DataFrame, recipe: Recipe, settings: RunSettings) -> NDArray[np.uint8]:
+    """The lesion masks of all images, (N, S, S), all 0 where there is none.
+
+    Raises:
+        DataError: No image has a mask, or a mask cannot be read.
+    """
+    size, marked = recipe.picture.source_size, records["mask_path"].notna().to_numpy()
+    if not marked.any():
+        raise DataError("loss.attention_mask needs lesion masks, and no training image has one.", "Set it to 0.")
+    rows = records[marked]
+    known = cached_masks(
+        list(rows["mask_path"]),
+        list(rows["path"]),
+        size=size,
+        geometry=recipe.picture.geometry,
+        cache_dir=settings.cache_dir or default_cache_dir(),
+    )
+    masks = np.zeros((len(records), size, size), np.uint8)
+    masks[marked] = known
+    return masks
+
+
 def _stopped_early(checkpoint: Path, patience: int) -> bool:
     """Whether the run had already lost its patience when it was cut, so that it must not train on."""
     rows = read_checkpoint_file(checkpoint)["callbacks"]["EpochLog"]["rows"]
@@ -341,7 +371,7 @@ def _stopped_early(checkpoint: Path, patience: int) -> bool:
     return bool(patience) and len(aucs) - 1 - int(np.argmax(aucs)) >= patience
 
 
-def _quiet() -> None:
+def quiet_trainer() -> None:
     """Keep the trainer's own chatter out of the user's way; its errors still come through."""
     for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning"):
         logging.getLogger(name).setLevel(logging.ERROR)

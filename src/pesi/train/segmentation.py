@@ -38,7 +38,7 @@ from pesi.predict.segmenter_bundle import (
 from pesi.train.callbacks import EpochLog, RunProgress, WholeCheckpoints, read_checkpoint_file
 from pesi.train.dataset import EpochSampler
 from pesi.train.environment import environment
-from pesi.train.run import _quiet
+from pesi.train.run import quiet_trainer
 from pesi.train.segmentation_module import MaskedPictures, SegmentationModule, WholeMaskedPictures
 from pesi.train.segmenter_recipe import SegmenterRecipe
 from pesi.train.segmenter_run import SegmenterRunSettings, open_segmenter_run, pretrained_encoder
@@ -76,7 +76,7 @@ def run_segmenter_training(
         say(f"{folder} is finished already.")
         result: dict[str, Any] = json.loads((folder / "result.json").read_text(encoding="utf-8"))
         return result
-    _quiet()
+    quiet_trainer()
     cv2.setNumThreads(1)
     threads = settings.threads or os.cpu_count() or 1
     torch.set_num_threads(threads)
@@ -130,19 +130,6 @@ def run_segmenter_training(
     return _finish(folder, recipe, used, say)
 
 
-class _Progress(RunProgress):
-    """As the classifiers' bar, with the Jaccard."""
-
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._auc = float(trainer.callback_metrics.get("val/jaccard", float("nan")))
-        self._show()
-
-    def _show(self) -> None:
-        if self.bar is not None:
-            jaccard = "-" if self._auc != self._auc else f"{self._auc:.3f}"
-            self.bar.set_postfix_str(f"loss {self._loss:.3f}, Jaccard {jaccard}, {self._rate:.1f} images/s")
-
-
 def _trainer(
     recipe: SegmenterRecipe,
     settings: SegmenterRunSettings,
@@ -152,7 +139,7 @@ def _trainer(
 ) -> L.Trainer:
     callbacks: list[Callback] = [*extra, EpochLog(folder / "log.csv")]
     if show_progress:
-        callbacks.append(_Progress(recipe.batch_size))
+        callbacks.append(RunProgress(recipe.batch_size, score=("val/jaccard", "Jaccard")))
     if recipe.ema:
         callbacks.append(EMAWeightAveraging(decay=recipe.ema))
     checkpoints: dict[str, Any] = {

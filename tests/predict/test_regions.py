@@ -1,0 +1,84 @@
+"""A classifier of the whole image and the lesion: trained, kept, loaded, averaged; the segmenter is a stand-in."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import pesi.predict.classifier
+import pesi.train.finish
+from conftest import TINY
+from pesi.errors import BundleError, DataError
+from pesi.explain.localisation import check_whole_image, localise
+from pesi.predict.calibration import view_probabilities
+from pesi.predict.classifier import Classifier
+from pesi.taxonomy import TASKS
+from pesi.train.recipe import load_recipe
+from pesi.train.run import RunSettings, run_training, start_run
+
+
+class DarkSpot:
+    """Finds what is darker than skin; stands in for the segmenter that ships."""
+
+    def __init__(self, bundle_id: str = "dark@1") -> None:
+        self.bundle_id = bundle_id
+
+    def find(self, image: np.ndarray) -> np.ndarray | None:
+        mask = image[..., 2] < 110
+        return mask if mask.any() else None
+
+
+def use(monkeypatch: pytest.MonkeyPatch, segmenter: DarkSpot) -> None:
+    for module in (pesi.predict.classifier, pesi.train.finish):
+        monkeypatch.setattr(module, "shipped_segmenter", lambda: segmenter)
+
+
+@pytest.fixture
+def bundle(spots, tmp_path, monkeypatch):
+    use(monkeypatch, DarkSpot())
+    sets = [*TINY, 'picture.regions=["image", "lesion"]', "picture.lesion_margin=0.5", "views=flips4", "epochs=1"]
+    sets += ["weights=float16", "select=last"]
+    start_run(load_recipe("pesi50", sets), spots, tmp_path, RunSettings(data="spots", threads=1), TASKS["isic2017"])
+    run_training(tmp_path, show_progress=False)
+    return tmp_path / "bundle"
+
+
+def test_both_regions_are_seen_and_averaged(bundle, spots, monkeypatch):
+    classifier = Classifier.load(bundle, device="cpu")
+    assert classifier.config.preprocess.segmenter == "dark@1"
+    path = spots["path"].iloc[0]
+    squares = classifier.squares(path)
+    assert squares.shape == (2, 72, 72, 3)
+    # The lesion fills half of its square's side with a margin of half its size; in the image it is smaller.
+    dark = [(square[..., 2] < 110).mean() for square in squares]
+    assert dark[1] > 1.2 * dark[0]
+    logits = classifier.logits([squares])
+    assert logits.shape == (1, 8, 3)
+    for region in range(2):
+        alone = classifier.logits([squares[region : region + 1]])
+        np.testing.assert_allclose(logits[:, 4 * region : 4 * region + 4], alone, atol=1e-4)
+    expected = view_probabilities(logits.astype(float), "multiclass", classifier.config.temperature.value)[0]
+    np.testing.assert_allclose(list(classifier.predict(path).probabilities.values()), expected, atol=1e-6)
+    assert len(localise(classifier, spots.iloc[:2])) == 2
+
+    use(monkeypatch, DarkSpot("dark@2"))
+    with pytest.raises(BundleError, match=r"made with the segmenter dark@1; dark@2 is here"):
+        Classifier.load(bundle)
+
+
+def test_float16_bundle_is_half_as_large_and_scored_as_stored(bundle, tiny_run, spots):
+    half, full = ((b / "model.safetensors").stat().st_size for b in (bundle, tiny_run / "bundle"))
+    assert half < 0.51 * full
+    classifier = Classifier.load(bundle, device="cpu")
+    saved = (bundle.parent / "predictions" / "val.csv").read_text().splitlines()[1].split(",")
+    record = spots[spots["image_id"] == saved[0]].iloc[0]
+    again = classifier.predict(record["path"]).probabilities
+    np.testing.assert_allclose([float(v) for v in saved[1:]], list(again.values()), atol=1e-5)
+
+
+def test_masks_do_not_fit_a_classifier_of_the_lesion_alone(bundle):
+    classifier = Classifier.load(bundle, device="cpu")
+    alone = classifier.config.preprocess.model_copy(update={"regions": ("lesion",)})
+    lesion_only = Classifier(classifier.config.model_copy(update={"preprocess": alone}), classifier.network)
+    with pytest.raises(DataError, match="square around the lesion"):
+        check_whole_image(lesion_only)
