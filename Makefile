@@ -28,6 +28,8 @@ demo: setup
 	@if [ -e demo ]; then echo "make: demo/ is there already: remove it, or run $(VENV)/bin/pesi demo OTHER"; exit 1; fi
 	$(VENV)/bin/pesi demo demo
 
+# One thread a worker: more threads than cores collapse.
+test: export OMP_NUM_THREADS := 1
 test: setup
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .

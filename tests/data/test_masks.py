@@ -113,7 +113,7 @@ def test_what_is_no_mask_of_the_image_is_refused(files, tmp_path):
         read_mask(other, image)
     with pytest.raises(ImageError, match="coloured"):
         read_mask(image, image)
-    with pytest.raises(DataError, match="2 of 3 masks cannot be used") as caught:
+    with pytest.raises(DataError, match="2 of 3 masks cannot be read") as caught:
         cached_masks([mask, image, other], [image] * 3, size=32, geometry="squeeze", cache_dir=tmp_path / "c")
     assert other.name in caught.value.problem
     assert list((tmp_path / "c").iterdir()) == []

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from pesi.errors import DataError, ImageError
-from pesi.explain.localisation import attention_inside, localise, read_mask
+from pesi.explain.localisation import attention_inside, lesion_mask, localise
 from pesi.explain.maps import explain
 from pesi.explain.overlay import explanation_png
 
@@ -51,16 +51,19 @@ def test_attention_inside_closed_forms():
 def test_masks_follow_the_geometry(tmp_path):
     mask = np.zeros((100, 200), np.uint8)
     mask[:, :50] = 255  # the left quarter
-    Image.fromarray(mask).save(tmp_path / "m.png")
-    squeezed = read_mask(tmp_path / "m.png", size=40, geometry="squeeze")
+    paths = tmp_path / "m.png", tmp_path / "image.png"
+    Image.fromarray(mask).save(paths[0])
+    Image.new("RGB", (200, 100)).save(paths[1])
+    Image.new("RGB", (100, 100)).save(tmp_path / "square.png")
+    squeezed = lesion_mask(*paths, size=40, geometry="squeeze")
     assert squeezed[:, :10].all()
     assert not squeezed[:, 10:].any()
     with pytest.raises(ImageError, match="empty"):
-        read_mask(tmp_path / "m.png", size=40, geometry="center_crop")  # the lesion lies outside of the crop
+        lesion_mask(*paths, size=40, geometry="center_crop")  # the lesion lies outside of the crop
     with pytest.raises(ImageError, match="another shape"):
-        read_mask(tmp_path / "m.png", size=40, geometry="squeeze", expected=(100, 100))
-    with pytest.raises(ImageError, match="Cannot read the mask"):
-        read_mask(tmp_path / "missing.png", size=40, geometry="squeeze")
+        lesion_mask(paths[0], tmp_path / "square.png", size=40, geometry="squeeze")
+    with pytest.raises(ImageError, match=r"missing\.png"):
+        lesion_mask(tmp_path / "missing.png", paths[1], size=40, geometry="squeeze")
 
 
 def test_localise_gives_a_row_an_image(classifier, spots):
@@ -78,7 +81,7 @@ def test_localise_gives_a_row_an_image(classifier, spots):
 
 def test_the_picture(classifier, spots):
     explanation = explain(classifier, spots["path"].iloc[0])
-    mask = read_mask(spots["mask_path"].iloc[0], size=64, geometry="squeeze")
+    mask = lesion_mask(spots["mask_path"].iloc[0], spots["path"].iloc[0], size=64, geometry="squeeze")
     plain = Image.open(io.BytesIO(explanation_png(explanation, title="a title")))
     marked = Image.open(io.BytesIO(explanation_png(explanation, mask=mask, inside={"blended": 0.5})))
     assert plain.format == "PNG"

@@ -140,7 +140,7 @@ def _read_all(
             np.lib.format.write_array_header_1_0(file, header)
             for done, (path, item) in enumerate(zip(paths, pool.map(attempt, range(len(paths))), strict=True), start=1):
                 if isinstance(item, ImageError):
-                    refused.append(f"{path}: {item.problem}")
+                    refused.append(item.problem if str(path) in item.problem else f"{path}: {item.problem}")
                 elif not refused:
                     file.write(item.tobytes())
                 if progress:

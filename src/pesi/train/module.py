@@ -178,12 +178,10 @@ class LesionModule(L.LightningModule):
         return whole.flatten(0, 1)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """After an epoch's last batch, log the mean size of every block's alpha."""
+        """After an epoch's last batch, log every block's alpha (its mean, where it is one a channel)."""
         if self.trainer.is_last_batch:
             for name, alpha in self.network.alphas().items():
-                self.log(
-                    f"alpha/{name}", alpha.detach().abs().mean(), on_step=False, on_epoch=True, rank_zero_only=True
-                )
+                self.log(f"alpha/{name}", alpha.detach().mean(), on_step=False, on_epoch=True, rank_zero_only=True)
 
     def configure_optimizers(self) -> Any:
         """Groups: weights (decay), norms and biases (none), head, alphas (own learning rate, no decay)."""

@@ -375,5 +375,11 @@ def quiet_trainer() -> None:
     """Keep the trainer's own chatter out of the user's way; its errors still come through."""
     for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    for message in (".*num_workers.*", ".*Checkpoint directory.*", ".*lr_scheduler.step.*", ".*treespec.*"):
+    for message in (
+        ".*num_workers.*",
+        ".*Checkpoint directory.*",
+        ".*lr_scheduler.step.*",
+        ".*treespec.*",
+        ".*logging interval.*",
+    ):
         warnings.filterwarnings("ignore", message=message)
