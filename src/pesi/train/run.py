@@ -24,32 +24,19 @@ import pandas as pd
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
-from numpy.typing import NDArray
-from torch.utils.data import DataLoader
-from tqdm import tqdm
 
-from pesi.data.cache import cached_squares, default_cache_dir
-from pesi.data.masks import cached_masks
 from pesi.data.records import COLUMNS, record_table
 from pesi.data.splits import id_lists
 from pesi.errors import DataError, PesiError, RecipeError
 from pesi.files import write_json, write_text
 from pesi.nn.models import create_model
 from pesi.nn.pretrained import CheckpointError, imagenet_weights, load_pretrained
-from pesi.predict.classifier import regions_of
 from pesi.taxonomy import Task, TaskClass
 from pesi.train.callbacks import EpochLog, RunProgress, WholeCheckpoints, read_checkpoint_file
-from pesi.train.dataset import (
-    EpochSampler,
-    ShardSampler,
-    Squares,
-    TrainingPictures,
-    ValidationPictures,
-    class_indices,
-    output_names,
-)
+from pesi.train.dataset import class_indices, output_names
 from pesi.train.environment import environment
-from pesi.train.finish import finish_run, preprocess_config
+from pesi.train.finish import finish_run
+from pesi.train.loaders import read_masks, read_squares, training_loader, validation_loader
 from pesi.train.module import LesionModule, class_weights
 from pesi.train.recipe import Recipe, load_recipe
 
@@ -183,9 +170,12 @@ def run_training(
         write_json(folder / "environment.json", environment(threads))
     parts = {split: used[used["split"] == split].reset_index(drop=True) for split in ("train", "val")}
     classes = {split: class_indices(part, task) for split, part in parts.items()}
-    squares = {split: _squares(part, recipe, settings, show_progress and rank == 0) for split, part in parts.items()}
+    squares = {
+        split: read_squares(part, recipe, settings.cache_dir, show_progress and rank == 0)
+        for split, part in parts.items()
+    }
 
-    masks = _masks(parts["train"], recipe, settings) if recipe.loss.attention_mask else None
+    masks = read_masks(parts["train"], recipe, settings.cache_dir) if recipe.loss.attention_mask else None
 
     L.seed_everything(recipe.seed, verbose=False)
     network = create_model(
@@ -223,8 +213,8 @@ def run_training(
     if not (checkpoint.is_file() and _stopped_early(checkpoint, recipe.patience)):
         trainer.fit(
             module,
-            _training_loader(squares["train"], classes["train"], masks, recipe, settings, trainer),
-            _validation_loader(squares["val"], classes["val"], recipe, settings, trainer),
+            training_loader(squares["train"], classes["train"], masks, recipe, settings.workers, trainer),
+            validation_loader(squares["val"], classes["val"], recipe, settings.workers, trainer),
             ckpt_path=str(checkpoint) if checkpoint.is_file() else None,
             weights_only=True,
         )
@@ -289,79 +279,6 @@ def _trainer(
         use_distributed_sampler=False,
         sync_batchnorm=parallel and torch.cuda.is_available(),
     )
-
-
-def _training_loader(
-    squares: Squares,
-    classes: NDArray[np.int64],
-    masks: NDArray[np.uint8] | None,
-    recipe: Recipe,
-    settings: RunSettings,
-    trainer: L.Trainer,
-) -> DataLoader:
-    return DataLoader(
-        TrainingPictures(squares, classes, recipe.augmentation, recipe.picture.size, masks),
-        recipe.batch_size,
-        sampler=EpochSampler(
-            classes,
-            recipe.loss.sampler,
-            seed=recipe.seed,
-            rank=trainer.global_rank,
-            world_size=trainer.world_size,
-        ),
-        drop_last=True,
-        num_workers=settings.workers,
-        persistent_workers=settings.workers > 0,
-    )
-
-
-def _validation_loader(
-    squares: Squares, classes: NDArray[np.int64], recipe: Recipe, settings: RunSettings, trainer: L.Trainer
-) -> DataLoader:
-    return DataLoader(
-        ValidationPictures(squares, classes, recipe.picture.size),
-        recipe.batch_size,
-        sampler=ShardSampler(len(classes), rank=trainer.global_rank, world_size=trainer.world_size),
-        num_workers=settings.workers,
-        persistent_workers=settings.workers > 0,
-    )
-
-
-def _squares(records: pd.DataFrame, recipe: Recipe, settings: RunSettings, show_progress: bool) -> Squares:
-    regions = regions_of(preprocess_config(recipe.picture))
-    bar = tqdm(total=len(records) * len(regions), unit="image", desc="decoding", leave=False, disable=not show_progress)
-    squares: list[NDArray[np.uint8]] = []
-
-    def progress(done: int, total: int) -> None:
-        bar.update(len(squares) * total + done - bar.n)
-
-    with bar:
-        for region in regions:
-            cache_dir = settings.cache_dir or default_cache_dir()
-            squares.append(cached_squares(list(records["path"]), region, cache_dir=cache_dir, progress=progress))
-    return squares
-
-
-def _masks(records: pd.DataFrame, recipe: Recipe, settings: RunSettings) -> NDArray[np.uint8]:
-    """The lesion masks of all images, (N, S, S), all 0 where there is none.
-
-    Raises:
-        DataError: No image has a mask, or a mask cannot be read.
-    """
-    size, marked = recipe.picture.source_size, records["mask_path"].notna().to_numpy()
-    if not marked.any():
-        raise DataError("loss.attention_mask needs lesion masks, and no training image has one.", "Set it to 0.")
-    rows = records[marked]
-    known = cached_masks(
-        list(rows["mask_path"]),
-        list(rows["path"]),
-        size=size,
-        geometry=recipe.picture.geometry,
-        cache_dir=settings.cache_dir or default_cache_dir(),
-    )
-    masks = np.zeros((len(records), size, size), np.uint8)
-    masks[marked] = known
-    return masks
 
 
 def _stopped_early(checkpoint: Path, patience: int) -> bool:
