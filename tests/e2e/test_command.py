@@ -45,9 +45,14 @@ def test_help_shows_examples():
 def test_train_evaluate_compare_explain(spots_csv, tmp_path):
     sets = [part for override in TINY for part in ("--set", override)]
     run = tmp_path / "run"
-    done = pesi("train", "pesi50", "--data", spots_csv, "--out", run, "--threads", 1, *sets)
+    (tmp_path / "never.txt").write_text("train_003\nval_000\n")
+    excluded = ("--exclude", tmp_path / "never.txt")
+    done = pesi("train", "pesi50", "--data", spots_csv, "--out", run, "--threads", 1, *excluded, *sets)
     assert done.returncode == 0, done.stderr
     assert "mean AUC" in done.stdout
+    splits = json.loads((run / "splits.json").read_text())
+    assert "train_003" not in splits["train"]["ids"]
+    assert (splits["train"]["count"], splits["val"]["count"]) == (23, 12)  # validation images stay
     metrics = json.loads((run / "metrics.json").read_text())
     assert {"mean_auc", "mean_auc_ci", "tasks"} <= set(metrics)
     assert (run / "report.html").is_file()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
@@ -53,6 +54,9 @@ app.add_typer(segmenter_app, name="segmenter")
 
 def main() -> None:
     """Run the command line; a `PesiError` becomes a message on stderr and status 2, Ctrl-C status 130."""
+    # Threads that wait give their core away: with a spinning wait, torch crawls when another program wants a core.
+    # OpenMP reads it when torch is first imported, which the verbs do later.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except PesiError as error:

@@ -28,6 +28,10 @@ def train(
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The run folder. Default: runs/RECIPE-DATE.")] = None,
+    exclude: Annotated[
+        Path | None,
+        typer.Option(help="A text file of image ids, one a line, that are never trained with: copies of test images."),
+    ] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Override a recipe's field: optimizer.lr=1e-3.")
@@ -51,7 +55,7 @@ def train(
 
         pesi train pesi50 --data isic2017 --set epochs=30 --set optimizer.lr=1e-4
 
-        pesi train isic2017-lite0 --data isic2017
+        pesi train isic2017-lite0 --data isic2017 --exclude copies.txt
 
         pesi train my-recipe.toml --data photos/ --out runs/mine
 
@@ -77,7 +81,7 @@ def train(
             workers=workers,
             cache_dir=str(cache) if cache else None,
         )
-        _start(str(recipe), set_ or [], folder, settings)
+        _start(str(recipe), set_ or [], folder, settings, exclude)
     os.environ[_JOIN] = str(folder)
     try:
         result = run_training(folder, say=say, show_progress=progress and sys.stderr.isatty())
@@ -95,7 +99,7 @@ def say(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def _start(recipe: str, overrides: list[str], folder: Path, settings: RunSettings) -> None:
+def _start(recipe: str, overrides: list[str], folder: Path, settings: RunSettings, exclude: Path | None) -> None:
     from pesi.data.readers import read_dataset
     from pesi.data.splits import split_records
     from pesi.taxonomy import task_of
@@ -107,8 +111,19 @@ def _start(recipe: str, overrides: list[str], folder: Path, settings: RunSetting
     records = read_dataset(settings.data, dataset=settings.dataset)
     if not {"train", "val"} <= set(records["split"].dropna()):
         records = split_records(records, val=resolved.val_share, test=0.0, seed=resolved.seed)
+    if exclude is not None:
+        excluded = records["image_id"].isin(_ids(exclude)) & (records["split"] == "train")
+        say(f"{int(excluded.sum())} training images are left out ({exclude.name}).")
+        records = records[~excluded]
     used = records[records["split"].isin(["train", "val"])]
     start_run(resolved, records, folder, settings, task_of(resolved.task, used["diagnosis"].dropna()))
+
+
+def _ids(path: Path) -> set[str]:
+    try:
+        return set(path.read_text(encoding="utf-8").split())
+    except (OSError, UnicodeDecodeError) as error:
+        raise PesiError(f"Cannot read {path}: {error}.", "Give a text file of image ids, one a line.") from error
 
 
 def score_run(folder: Path) -> None:

@@ -7,40 +7,32 @@ and last of all `result.json`, whose presence says that the run is finished.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import logging
 import os
-import warnings
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import lightning as L
 import numpy as np
 import pandas as pd
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, EMAWeightAveraging, ModelCheckpoint
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.callbacks import Callback, EarlyStopping
 
 from pesi.data.records import COLUMNS, record_table
 from pesi.data.splits import id_lists
 from pesi.errors import DataError, PesiError, RecipeError
 from pesi.files import write_json, write_text
 from pesi.nn.models import create_model
-from pesi.nn.pretrained import CheckpointError, imagenet_weights, load_pretrained
 from pesi.taxonomy import Task, TaskClass
-from pesi.train.callbacks import EpochLog, RunProgress, WholeCheckpoints, read_checkpoint_file
+from pesi.train.callbacks import RunProgress, read_checkpoint_file
 from pesi.train.dataset import class_indices, output_names
 from pesi.train.environment import environment
 from pesi.train.finish import finish_run
 from pesi.train.loaders import read_masks, read_squares, training_loader, validation_loader
 from pesi.train.module import LesionModule, class_weights
 from pesi.train.recipe import Recipe, load_recipe
-
-Say = Callable[[str], None]
+from pesi.train.trainer import Say, make_trainer, prepare, start_from, weights_file
 
 
 @dataclass(frozen=True)
@@ -50,7 +42,7 @@ class RunSettings:
     Attributes:
         data: Where the images came from, as the user gave it.
         dataset: The reader's name, or None for "found out".
-        pretrained: A checkpoint, "imagenet", or None for what the recipe says.
+        pretrained: A checkpoint, "imagenet", "" for none, or None for what the recipe says.
         devices: Processes (CPU) or GPUs.
         accelerator: "auto", "cpu" or "gpu".
         threads: Torch threads a process; 0: one a core (or OMP_NUM_THREADS), shared out over the processes.
@@ -158,23 +150,15 @@ def run_training(
         say(f"{folder} is finished already.")
         result: dict[str, Any] = json.loads((folder / "result.json").read_text(encoding="utf-8"))
         return result
-    quiet_trainer()
-    cv2.setNumThreads(1)
-    cores = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
-    threads = settings.threads or max(1, cores // settings.devices - settings.workers)
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    threads = prepare(settings.threads, devices=settings.devices, workers=settings.workers)
     rank = int(os.environ.get("LOCAL_RANK", "0"))
 
     if rank == 0:
         write_json(folder / "environment.json", environment(threads))
     parts = {split: used[used["split"] == split].reset_index(drop=True) for split in ("train", "val")}
     classes = {split: class_indices(part, task) for split, part in parts.items()}
-    squares = {
-        split: read_squares(part, recipe, settings.cache_dir, show_progress and rank == 0)
-        for split, part in parts.items()
-    }
-
+    show = show_progress and rank == 0
+    squares = {split: read_squares(part, recipe, settings.cache_dir, show) for split, part in parts.items()}
     masks = read_masks(parts["train"], recipe, settings.cache_dir) if recipe.loss.attention_mask else None
 
     L.seed_everything(recipe.seed, verbose=False)
@@ -184,10 +168,7 @@ def run_training(
     checkpoint = folder / "checkpoints" / "last.ckpt"
     weights = pretrained_file(recipe, settings)
     if weights is not None and not checkpoint.is_file():
-        report = load_pretrained(network, weights)
-        digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-        write_json(folder / "pretrained.json", {"file": weights.name, "sha256": digest, "loaded": str(report)})
-        say(f"Pretrained weights {weights.name}: {report}.")
+        start_from(network, weights, folder, say)
     batches = len(classes["train"]) // settings.devices // recipe.batch_size
     if not batches:
         raise RecipeError(
@@ -203,7 +184,22 @@ def run_training(
         steps_per_epoch=-(-batches // recipe.accumulate),
     )
     module.to(memory_format=torch.channels_last)
-    trainer = _trainer(recipe, settings, folder, show_progress, callbacks)
+    if recipe.patience:
+        patience = EarlyStopping("val/mean_auc", mode="max", patience=recipe.patience, check_on_train_epoch_end=True)
+        callbacks = (*callbacks, patience)
+    trainer = make_trainer(
+        folder,
+        epochs=recipe.epochs,
+        precision=recipe.precision,
+        accelerator=settings.accelerator,
+        devices=settings.devices,
+        accumulate=recipe.accumulate,
+        clip_norm=recipe.optimizer.clip_norm,
+        ema=recipe.ema,
+        best_by="val/rank" if recipe.select == "best" else None,
+        progress=RunProgress(recipe.batch_size) if show_progress else None,
+        callbacks=callbacks,
+    )
     say(
         f"{recipe.name}: {len(classes['train'])} training and {len(classes['val'])} validation images, "
         f"{recipe.epochs} epochs, {recipe.precision}, {settings.devices} process(es) of {threads} thread(s)."
@@ -231,54 +227,7 @@ def pretrained_file(recipe: Recipe, settings: RunSettings) -> Path | None:
     Raises:
         CheckpointError: They are missing.
     """
-    source = settings.pretrained or recipe.pretrained
-    if source == "imagenet":
-        return imagenet_weights(recipe.network.name)
-    if source and not Path(source).is_file():
-        raise CheckpointError(f"There is no weights file {source}.", "Check the path given to --pretrained.")
-    return Path(source) if source else None
-
-
-def _trainer(
-    recipe: Recipe, settings: RunSettings, folder: Path, show_progress: bool, extra: tuple[Callback, ...]
-) -> L.Trainer:
-    callbacks: list[Callback] = [*extra, EpochLog(folder / "log.csv")]
-    if show_progress:
-        callbacks.append(RunProgress(recipe.batch_size))
-    if recipe.ema:
-        callbacks.append(EMAWeightAveraging(decay=recipe.ema))
-    if recipe.patience:
-        callbacks.append(
-            EarlyStopping("val/mean_auc", mode="max", patience=recipe.patience, check_on_train_epoch_end=True)
-        )
-    checkpoints: dict[str, Any] = {
-        "dirpath": folder / "checkpoints",
-        "save_on_train_epoch_end": True,
-        "enable_version_counter": False,
-    }
-    # In this order: `last` holds what `best` knows, so that a run cut between the two repeats the epoch.
-    if recipe.select == "best":
-        callbacks.append(ModelCheckpoint(filename="best", monitor="val/rank", mode="max", **checkpoints))
-    callbacks.append(ModelCheckpoint(filename="last", **checkpoints))
-    parallel = settings.devices > 1
-    return L.Trainer(
-        accelerator=settings.accelerator,
-        devices=settings.devices,
-        strategy="ddp" if parallel else "auto",
-        precision="bf16-mixed" if recipe.precision == "bf16" else "32-true",
-        max_epochs=recipe.epochs,
-        accumulate_grad_batches=recipe.accumulate,
-        gradient_clip_val=recipe.optimizer.clip_norm or None,
-        callbacks=callbacks,
-        logger=TensorBoardLogger(folder, name="tensorboard", version=""),
-        plugins=[WholeCheckpoints()],
-        enable_progress_bar=show_progress,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        log_every_n_steps=10,
-        use_distributed_sampler=False,
-        sync_batchnorm=parallel and torch.cuda.is_available(),
-    )
+    return weights_file(recipe.pretrained if settings.pretrained is None else settings.pretrained, recipe.network.name)
 
 
 def _stopped_early(checkpoint: Path, patience: int) -> bool:
@@ -286,17 +235,3 @@ def _stopped_early(checkpoint: Path, patience: int) -> bool:
     rows = read_checkpoint_file(checkpoint)["callbacks"]["EpochLog"]["rows"]
     aucs = [row["val/mean_auc"] for row in rows]
     return bool(patience) and len(aucs) - 1 - int(np.argmax(aucs)) >= patience
-
-
-def quiet_trainer() -> None:
-    """Keep the trainer's own chatter out of the user's way; its errors still come through."""
-    for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    for message in (
-        ".*num_workers.*",
-        ".*Checkpoint directory.*",
-        ".*lr_scheduler.step.*",
-        ".*treespec.*",
-        ".*logging interval.*",
-    ):
-        warnings.filterwarnings("ignore", message=message)

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import cv2
 import lightning as L
 import numpy as np
 import pandas as pd
 import torch
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.callbacks import Callback
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -26,7 +21,6 @@ from pesi.data.regions import WholeImage
 from pesi.errors import RecipeError
 from pesi.files import write_json
 from pesi.nn.models import create_model
-from pesi.nn.pretrained import load_pretrained
 from pesi.nn.segmenter import PesiSegmenter, create_segmenter
 from pesi.predict.segmenter_bundle import (
     SegmenterConfig,
@@ -35,15 +29,13 @@ from pesi.predict.segmenter_bundle import (
     save_segmenter,
     segmenter_card,
 )
-from pesi.train.callbacks import EpochLog, RunProgress, WholeCheckpoints, read_checkpoint_file
+from pesi.train.callbacks import RunProgress, read_checkpoint_file
 from pesi.train.dataset import EpochSampler
 from pesi.train.environment import environment
-from pesi.train.run import quiet_trainer
 from pesi.train.segmentation_module import MaskedPictures, SegmentationModule, WholeMaskedPictures
 from pesi.train.segmenter_recipe import SegmenterRecipe
 from pesi.train.segmenter_run import SegmenterRunSettings, open_segmenter_run, pretrained_encoder
-
-Say = Callable[[str], None]
+from pesi.train.trainer import Say, make_trainer, prepare, start_from
 
 
 def run_segmenter_training(
@@ -76,11 +68,7 @@ def run_segmenter_training(
         say(f"{folder} is finished already.")
         result: dict[str, Any] = json.loads((folder / "result.json").read_text(encoding="utf-8"))
         return result
-    quiet_trainer()
-    cv2.setNumThreads(1)
-    threads = settings.threads or os.cpu_count() or 1
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    threads = prepare(settings.threads, workers=settings.workers)
     write_json(folder / "environment.json", environment(threads))
     train, val = (used[used["split"] == split].reset_index(drop=True) for split in ("train", "val"))
     steps = len(train) // recipe.batch_size
@@ -96,10 +84,7 @@ def run_segmenter_training(
     encoder = create_model(recipe.network.name, num_classes=1, **recipe.network.encoder_options())
     weights = None if checkpoint.is_file() else pretrained_encoder(recipe, settings)
     if weights is not None:
-        report = load_pretrained(encoder, weights)
-        digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-        write_json(folder / "pretrained.json", {"file": weights.name, "sha256": digest, "loaded": str(report)})
-        say(f"Pretrained weights {weights.name}: {report}.")
+        start_from(encoder, weights, folder, say)
     network = PesiSegmenter(encoder, width=recipe.network.width)
     module = SegmentationModule(network, recipe, steps_per_epoch=steps)
     module.to(memory_format=torch.channels_last)
@@ -109,7 +94,17 @@ def run_segmenter_training(
     )
     if checkpoint.is_file():
         say(f"Going on from {checkpoint}.")
-    trainer = _trainer(recipe, settings, folder, show_progress, callbacks)
+    trainer = make_trainer(
+        folder,
+        epochs=recipe.epochs,
+        precision=recipe.precision,
+        accelerator=settings.accelerator,
+        clip_norm=recipe.optimizer.clip_norm,
+        ema=recipe.ema,
+        best_by="val/jaccard",
+        progress=RunProgress(recipe.batch_size, score=("val/jaccard", "Jaccard")) if show_progress else None,
+        callbacks=callbacks,
+    )
     size = recipe.picture.size
     loading: dict[str, Any] = {"num_workers": settings.workers, "persistent_workers": settings.workers > 0}
     trainer.fit(
@@ -128,43 +123,6 @@ def run_segmenter_training(
     if trainer.interrupted:
         raise KeyboardInterrupt
     return _finish(folder, recipe, used, say)
-
-
-def _trainer(
-    recipe: SegmenterRecipe,
-    settings: SegmenterRunSettings,
-    folder: Path,
-    show_progress: bool,
-    extra: tuple[Callback, ...],
-) -> L.Trainer:
-    callbacks: list[Callback] = [*extra, EpochLog(folder / "log.csv")]
-    if show_progress:
-        callbacks.append(RunProgress(recipe.batch_size, score=("val/jaccard", "Jaccard")))
-    if recipe.ema:
-        callbacks.append(EMAWeightAveraging(decay=recipe.ema))
-    checkpoints: dict[str, Any] = {
-        "dirpath": folder / "checkpoints",
-        "save_on_train_epoch_end": True,
-        "enable_version_counter": False,
-    }
-    # In this order: `last` holds what `best` knows, so that a run cut between the two repeats the epoch.
-    callbacks.append(ModelCheckpoint(filename="best", monitor="val/jaccard", mode="max", **checkpoints))
-    callbacks.append(ModelCheckpoint(filename="last", **checkpoints))
-    return L.Trainer(
-        accelerator=settings.accelerator,
-        devices=1,
-        precision="bf16-mixed" if recipe.precision == "bf16" else "32-true",
-        max_epochs=recipe.epochs,
-        gradient_clip_val=recipe.optimizer.clip_norm or None,
-        callbacks=callbacks,
-        logger=TensorBoardLogger(folder, name="tensorboard", version=""),
-        plugins=[WholeCheckpoints()],
-        enable_progress_bar=show_progress,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        log_every_n_steps=1,
-        use_distributed_sampler=False,
-    )
 
 
 def _pictures(

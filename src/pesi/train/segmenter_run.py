@@ -19,8 +19,8 @@ from pesi.data.records import record_table
 from pesi.data.splits import id_lists
 from pesi.errors import DataError, PesiError
 from pesi.files import write_json, write_text
-from pesi.nn.pretrained import CheckpointError, imagenet_weights
 from pesi.train.segmenter_recipe import SegmenterRecipe, load_segmenter_recipe
+from pesi.train.trainer import weights_file
 
 _RUN = "segmenter-run.json"
 
@@ -111,9 +111,4 @@ def pretrained_encoder(recipe: SegmenterRecipe, settings: SegmenterRunSettings) 
     Raises:
         CheckpointError: They are missing.
     """
-    source = recipe.pretrained if settings.pretrained is None else settings.pretrained
-    if source == "imagenet":
-        return imagenet_weights(recipe.network.name)
-    if source and not Path(source).is_file():
-        raise CheckpointError(f"There is no weights file {source}.", "Check the path given to --pretrained.")
-    return Path(source) if source else None
+    return weights_file(recipe.pretrained if settings.pretrained is None else settings.pretrained, recipe.network.name)
