@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pesi.errors import PesiError
+
 if TYPE_CHECKING:
     from pesi.train.run import RunSettings
 

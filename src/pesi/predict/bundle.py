@@ -93,6 +93,7 @@ class BundleConfig(_Part):
     temperature: TemperatureConfig = TemperatureConfig()
     thresholds: tuple[Threshold, ...] = ()
     triage: tuple[TriageLevel, ...] = ()
+    licence: str = ""
     provenance: dict[str, Any] = {}
 
     @property

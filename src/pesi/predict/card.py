@@ -43,6 +43,8 @@ def model_card(config: BundleConfig, scores: dict[str, Any] | None = None) -> st
             ),
             "",
         ]
+    if config.licence:
+        lines += ["## Licence", "", config.licence, ""]
     lines += ["## Made with", ""]
     if config.provenance:
         splits = ", ".join(f"{part['count']} {name} images" for name, part in config.provenance["splits"].items())
@@ -50,6 +52,8 @@ def model_card(config: BundleConfig, scores: dict[str, Any] | None = None) -> st
             f"- data: {', '.join(config.provenance['sources'])}; {splits}",
             f"- best epoch: {config.provenance['best_epoch']}",
         ]
+        if weights := config.provenance.get("pretrained"):
+            lines.append(f"- started from: {weights['file']}")
     lines += [
         f"- temperature {config.temperature.value:.3f}: {config.temperature.how}",
         "- everything else, thresholds and triage with how each was set: `config.json`",

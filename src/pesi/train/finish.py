@@ -75,6 +75,7 @@ def finish_run(
         task=task_config(task, recipe.loss.head),
         preprocess=preprocess_config(recipe.picture),
         views=recipe.views,
+        licence=recipe.licence,
     )
     classifier = Classifier(config, network, device="cpu")
     step = 16

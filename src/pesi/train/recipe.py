@@ -107,6 +107,7 @@ class Recipe(_Section):
     patience: int = Field(0, ge=0)  # epochs without a better validation mean AUC before stopping; 0: never
     select: Literal["best", "last"] = "best"  # which epoch becomes the bundle: best validation mean AUC, or the last
     pretrained: str = ""  # weights to start from: a file, "imagenet" for those of an installed package, "" for none
+    licence: str = ""  # of the bundle: what the licences of its images and first weights allow
     weights: Literal["float32", "float16"] = "float32"  # how the bundle keeps them
     views: str = "single"  # of the finished classifier and its validation scores
     val_share: float = Field(0.15, gt=0, lt=1)  # where the data have no official validation split
