@@ -31,9 +31,13 @@ from sections import (
     score_table,
 )
 
+import pesi
 from pesi.data.readers import read_dataset
 from pesi.errors import PesiError
 from pesi.files import write_text
+from pesi.predict.bundle import read_config
+from pesi.predict.bundle_files import WEIGHTS, bundle_kind
+from pesi.predict.segmenter_bundle import read_segmenter_config
 from pesi.predict.tables import ISIC2017_COLUMNS, read_prediction_table
 
 HERE = Path(__file__).resolve().parent
@@ -158,6 +162,21 @@ def write_test_predictions(result: TableResult, folder: Path) -> list[str]:
     return lines
 
 
+def shipped_sections() -> list[str]:
+    """What comes with the package, as measured when it was made; nothing where nothing ships."""
+    folders = sorted(path.parent for path in (Path(pesi.__file__).parent / "bundles").glob("*/config.json"))
+    parts = []
+    for folder in folders:
+        kind = bundle_kind(folder)
+        config = read_config(folder) if kind == "classifier" else read_segmenter_config(folder)
+        if config.measured is not None:
+            size = (folder / WEIGHTS).stat().st_size / 1e6
+            parts.append(f"**{kind.capitalize()}** `{config.bundle_id}`, {size:.1f} MB")
+            parts.append(f"On {config.measured.images} images: {config.measured.on}.")
+            parts.append(config.measured.to_markdown())
+    return ["## What ships", *parts] if parts else []
+
+
 def page_text(results: list[TableResult], published: Path, figures: Path, page: Path, predictions: Path, n: int) -> str:
     """The whole page; figures and prediction files are written."""
     source = read_published(published)
@@ -184,6 +203,7 @@ def page_text(results: list[TableResult], published: Path, figures: Path, page: 
         "network, exclude zero.",
         "## Published and ours",
         published_table(source, [(r.outcome, r.scores) for r in results]),
+        *shipped_sections(),
         *(section(result, figures, page) for result in results),
         "## Claimed and measured",
         claims_table(source, [(r.outcome, r.scores, r.differences) for r in results]),

@@ -11,6 +11,8 @@ import torch
 import pesi
 from pesi.errors import BundleError
 from pesi.predict.bundle import FORMAT_VERSION, load_bundle, read_config, save_bundle
+from pesi.predict.bundle_files import Measured
+from pesi.predict.card import keep_measured
 from pesi.predict.classifier import Classifier, load
 
 
@@ -82,3 +84,20 @@ def test_load_without_a_shipped_bundle_says_what_to_do(tiny_run):
     assert load(tiny_run / "bundle").config.task.name == "isic2017"
     with pytest.raises(BundleError, match=r"config\.json"):
         load("no-such-bundle")
+
+
+def test_what_was_measured_is_kept_beside_the_same_weights(copy):
+    before, weights = read_config(copy), (copy / "model.safetensors").read_bytes()
+    kept = keep_measured(copy, Measured(on="a made-up set", images=7, scores={"mean AUC": (0.9, 0.8, 0.95)}))
+    assert read_config(copy) == kept
+    assert kept.bundle_id == before.bundle_id
+    assert (copy / "model.safetensors").read_bytes() == weights
+    card = (copy / "README.md").read_text()
+    assert "On 7 images: a made-up set." in card
+    assert "- mean AUC 0.900 (95 % interval 0.800 to 0.950)" in card
+
+
+def test_a_segmenters_bundle_is_no_classifier(copy):
+    edit(copy, kind="segmenter")
+    with pytest.raises(BundleError, match="no classifier's bundle"):
+        load(copy)

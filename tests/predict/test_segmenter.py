@@ -24,8 +24,8 @@ from pesi.predict.segmenter import (
 )
 from pesi.predict.segmenter_bundle import (
     FORMAT_VERSION,
-    Measured,
     SegmenterConfig,
+    SegmenterMeasured,
     keep_measured,
     load_segmenter,
     read_segmenter_config,
@@ -167,7 +167,7 @@ def test_round_trip(folder, network):
 
 def test_measured_figures_go_into_config_and_card(folder):
     before = (folder / "model.safetensors").read_bytes()
-    config = keep_measured(folder, Measured(on="made", images=3, found=2, scores={"jaccard": (0.7, 0.6, 0.8)}))
+    config = keep_measured(folder, SegmenterMeasured(on="made", images=3, found=2, scores={"jaccard": (0.7, 0.6, 0.8)}))
     assert load_segmenter(folder)[0] == config
     assert "jaccard 0.700 (0.600 to 0.800)" in (folder / "README.md").read_text()
     assert (folder / "model.safetensors").read_bytes() == before

@@ -118,7 +118,7 @@ def test_attention_learns_the_mask(form):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     if form == "spatial":
         assert losses[-1] < losses[0] - 0.1
     else:  # its mean over the channels is 1 / C everywhere: nothing to learn

@@ -233,7 +233,7 @@ def _score_run(folder: Path) -> None:
     """Score a finished run's bundle on its validation images; the figures go into `val/` and the bundle."""
     from pesi.evaluate.segmentation import evaluate_segmenter
     from pesi.predict.segmenter import LesionSegmenter
-    from pesi.predict.segmenter_bundle import Measured, keep_measured
+    from pesi.predict.segmenter_bundle import SegmenterMeasured, keep_measured
     from pesi.train.segmenter_run import open_segmenter_run
 
     run = open_segmenter_run(folder)
@@ -242,7 +242,7 @@ def _score_run(folder: Path) -> None:
     on = f"the validation images of {Path(run.settings.data).name or 'the data'}, which also chose the epoch"
     evaluation.write(folder / "val", segmenter=segmenter.config.bundle_id, on=on)
     counts = evaluation.to_dict()
-    measured = Measured(on=on, images=counts["images"], found=counts["found"], scores=evaluation.scores)
+    measured = SegmenterMeasured(on=on, images=counts["images"], found=counts["found"], scores=evaluation.scores)
     keep_measured(folder / "bundle", measured)
     print(_summary(evaluation, on))
     print(f"Scores: {folder / 'val' / 'metrics.json'}\nBundle: {folder / 'bundle'}")

@@ -12,7 +12,7 @@ from pesi.data.transforms import Geometry
 from pesi.errors import BundleError
 from pesi.nn.cnn import PesiCNN
 from pesi.nn.models import create_model
-from pesi.predict.bundle_files import packed_weights, read_bundle_config, read_bundle_weights, write_bundle
+from pesi.predict.bundle_files import Measured, packed_weights, read_bundle_config, read_bundle_weights, write_bundle
 from pesi.taxonomy import Task, TaskClass
 
 FORMAT_VERSION = 1
@@ -94,6 +94,7 @@ class BundleConfig(_Part):
     thresholds: tuple[Threshold, ...] = ()
     triage: tuple[TriageLevel, ...] = ()
     licence: str = ""
+    measured: Measured | None = None
     provenance: dict[str, Any] = {}
 
     @property

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
@@ -19,6 +19,29 @@ from pesi.files import whole_file, write_text
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 
 Config = TypeVar("Config", bound=BaseModel)
+
+
+class Measured(BaseModel):
+    """What was measured with a bundle's own weights.
+
+    Attributes:
+        on: Which images, and what else they were used for.
+        images: How many.
+        scores: Name -> value and its 95 % interval.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    on: str
+    images: int = Field(ge=1)
+    scores: dict[str, tuple[float, float, float]]
+
+    def to_markdown(self) -> str:
+        """A list, a score a line."""
+        return "\n".join(
+            f"- {name.replace('_', ' ')} {value:.3f} (95 % interval {low:.3f} to {high:.3f})"
+            for name, (value, low, high) in self.scores.items()
+        )
 
 
 def packed_weights(tensors: Mapping[str, Tensor]) -> tuple[bytes, str]:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
 
-from pesi.predict.bundle import BundleConfig
+from pesi.predict.bundle import BundleConfig, read_config
+from pesi.predict.bundle_files import WEIGHTS, Measured, write_bundle
 
 
-def model_card(config: BundleConfig, scores: dict[str, Any] | None = None) -> str:
-    """A bundle's `README.md`, with the header that the Hugging Face hub reads.
-
-    Args:
-        config: The bundle's configuration.
-        scores: An evaluation on the validation images (`Evaluation.to_dict()`), or None before there is one.
-    """
+def model_card(config: BundleConfig) -> str:
+    """A bundle's `README.md`, with the header that the Hugging Face hub reads."""
     lines = [
         "---",
         "library_name: pesi-cnn",
@@ -29,20 +25,9 @@ def model_card(config: BundleConfig, scores: dict[str, Any] | None = None) -> st
         "**Not a medical device.** For research; a second reader at most, never the only one.",
         "",
     ]
-    if scores is not None:
-        lines += [
-            "## Measured on the validation images",
-            "",
-            f"{scores['images']} images. They also chose the epoch, the temperature and the thresholds, so these "
-            "figures flatter the classifier.",
-            "",
-            f"- mean AUC {_with_interval(scores['mean_auc'], scores['mean_auc_ci'])}",
-            *(
-                f"- AUC {name} {_with_interval(task['auc'], task['auc_ci'])}; {task['positives']} images with it"
-                for name, task in scores["tasks"].items()
-            ),
-            "",
-        ]
+    if config.measured is not None:
+        on = f"On {config.measured.images} images: {config.measured.on}."
+        lines += ["## Measured", "", on, "", config.measured.to_markdown(), ""]
     if config.licence:
         lines += ["## Licence", "", config.licence, ""]
     lines += ["## Made with", ""]
@@ -62,7 +47,8 @@ def model_card(config: BundleConfig, scores: dict[str, Any] | None = None) -> st
     return "\n".join(lines)
 
 
-def _with_interval(value: float | None, interval: list[float] | None) -> str:
-    if value is None or interval is None:
-        return "not measured"
-    return f"{value:.3f} (95 % interval {interval[0]:.3f} to {interval[1]:.3f})"
+def keep_measured(folder: str | Path, measured: Measured) -> BundleConfig:
+    """Write what was measured with a classifier's bundle into its config and card; the weights stay as they are."""
+    config = read_config(folder).model_copy(update={"measured": measured})
+    write_bundle(folder, config, (Path(folder) / WEIGHTS).read_bytes(), card=model_card(config))
+    return config

@@ -11,7 +11,14 @@ from torch import Tensor
 from pesi.data.transforms import Geometry
 from pesi.errors import BundleError
 from pesi.nn.segmenter import PesiSegmenter, create_segmenter
-from pesi.predict.bundle_files import packed_weights, read_bundle_config, read_bundle_weights, write_bundle
+from pesi.predict.bundle_files import (
+    WEIGHTS,
+    Measured,
+    packed_weights,
+    read_bundle_config,
+    read_bundle_weights,
+    write_bundle,
+)
 
 KIND: Literal["segmenter"] = "segmenter"
 FORMAT_VERSION = 1
@@ -43,13 +50,10 @@ class SegmenterPreprocess(_Part):
     std: tuple[float, float, float]
 
 
-class Measured(_Part):
-    """What was measured with the bundle's own weights; every figure is a mean over images with its 95 % interval."""
+class SegmenterMeasured(Measured):
+    """Scores are means over the images; `found` counts those where a lesion was found."""
 
-    on: str
-    images: int = Field(ge=1)
-    found: int = Field(ge=0)  # images where a lesion was found
-    scores: dict[str, tuple[float, float, float]]  # name -> mean, low, high
+    found: int = Field(ge=0)
 
 
 class SegmenterConfig(_Part):
@@ -65,7 +69,7 @@ class SegmenterConfig(_Part):
     threshold: float = Field(0.5, gt=0, lt=1)  # a pixel is lesion above this probability
     minimum_area: float = Field(MINIMUM_AREA, ge=0, lt=1)
     maximum_area: float = Field(MAXIMUM_AREA, gt=0, le=1)
-    measured: Measured | None = None
+    measured: SegmenterMeasured | None = None
     provenance: dict[str, Any] = {}
 
     @property
@@ -133,10 +137,10 @@ def load_segmenter(folder: str | Path) -> tuple[SegmenterConfig, PesiSegmenter]:
     return config, network.eval()
 
 
-def keep_measured(folder: str | Path, measured: Measured) -> SegmenterConfig:
+def keep_measured(folder: str | Path, measured: SegmenterMeasured) -> SegmenterConfig:
     """Write what was measured with a bundle into its config and card; the weights stay as they are."""
     config = read_segmenter_config(folder).model_copy(update={"measured": measured})
-    weights = (Path(folder) / "model.safetensors").read_bytes()
+    weights = (Path(folder) / WEIGHTS).read_bytes()
     write_bundle(folder, config, weights, card=segmenter_card(config))
     return config
 
@@ -166,12 +170,9 @@ def segmenter_card(config: SegmenterConfig) -> str:
             "## Measured",
             "",
             f"On {config.measured.on}: {config.measured.images} images, a lesion found in {config.measured.found}. "
-            "Means over the images, as ISIC 2017 Part 1 and ISIC 2018 Task 1 define them, with 95 % intervals.",
+            "Means over the images, as ISIC 2017 Part 1 and ISIC 2018 Task 1 define them.",
             "",
-            *(
-                f"- {name.replace('_', ' ')} {mean:.3f} ({low:.3f} to {high:.3f})"
-                for name, (mean, low, high) in config.measured.scores.items()
-            ),
+            config.measured.to_markdown(),
             "",
         ]
     if config.provenance:
