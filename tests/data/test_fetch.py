@@ -20,8 +20,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pesi.data import fetch
-from pesi.data.fetch import ISIC2017, MANIFEST, OFFICIAL, RemoteFile, fetch_isic2017, unpack_archive
+from pesi.data import archives, fetch
+from pesi.data.archives import unpack_archive
+from pesi.data.fetch import ISIC2017, MANIFEST, OFFICIAL, RemoteFile, fetch_isic2017
 from pesi.errors import DataError, PesiError, StorageError
 
 
@@ -298,19 +299,19 @@ def test_full_disk_is_told_before_anything_is_asked(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     need = 2 * len(ZIP)
-    monkeypatch.setattr(fetch, "_free", lambda folder: need - 1)
+    monkeypatch.setattr(fetch, "free_space", lambda folder: need - 1)
     refused(lambda: get(server, tmp_path), StorageError, "GB free")
     assert server.asked == []
-    monkeypatch.setattr(fetch, "_free", lambda folder: need + len(CSV))
+    monkeypatch.setattr(fetch, "free_space", lambda folder: need + len(CSV))
     get(server, tmp_path)
     complete(tmp_path)
-    monkeypatch.setattr(fetch, "_free", lambda folder: 0)
+    monkeypatch.setattr(fetch, "free_space", lambda folder: 0)
     get(server, tmp_path)  # nothing to do needs no space
 
 
 def test_space_of_the_official_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """About 12 GB of images, and 6 for the largest archive while it is unpacked."""
-    monkeypatch.setattr(fetch, "_free", lambda folder: 12_000_000_000)
+    monkeypatch.setattr(fetch, "free_space", lambda folder: 12_000_000_000)
     error = refused(lambda: fetch_isic2017(tmp_path), StorageError)
     need = re.search(r"needs about ([\d.]+) GB", error.problem)
     assert need
@@ -473,7 +474,7 @@ def test_interrupted_unpacking_goes_on(tmp_path: Path) -> None:
 
 
 def test_unpacking_needs_its_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetch, "_free", lambda folder: 4999)
+    monkeypatch.setattr(archives, "free_space", lambda folder: 4999)
     refused(lambda: unpacked(tmp_path, zipped({"data/a": noise(5000)})), StorageError, "free")
-    monkeypatch.setattr(fetch, "_free", lambda folder: 5000)
+    monkeypatch.setattr(archives, "free_space", lambda folder: 5000)
     unpacked(tmp_path, zipped({"data/a": noise(5000)}))

@@ -169,7 +169,7 @@ def test_measured_figures_go_into_config_and_card(folder):
     before = (folder / "model.safetensors").read_bytes()
     config = keep_measured(folder, SegmenterMeasured(on="made", images=3, found=2, scores={"jaccard": (0.7, 0.6, 0.8)}))
     assert load_segmenter(folder)[0] == config
-    assert "jaccard 0.700 (0.600 to 0.800)" in (folder / "README.md").read_text()
+    assert "jaccard 0.700 (95 % interval 0.600 to 0.800)" in (folder / "README.md").read_text()
     assert (folder / "model.safetensors").read_bytes() == before
 
 

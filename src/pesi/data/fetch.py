@@ -6,21 +6,18 @@ import errno
 import hashlib
 import http.client
 import json
-import shutil
-import stat
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, Any
 
+from pesi.data.archives import free_space, unpack_archive
 from pesi.errors import DataError, StorageError
 from pesi.files import write_json, write_text
 
@@ -33,9 +30,6 @@ MANIFEST = "fetched.json"
 _TRIES = 5  # in a row without a byte received
 _TIMEOUT = 60.0  # seconds without an answer
 _CHUNK = 1 << 20
-_MAX_FILES = 200_000
-_MAX_RATIO = 20  # of images and masks, which are compressed already; a zip bomb has 1000 and more
-_SMALL = 1 << 20  # bytes that any archive may unpack to
 
 
 @dataclass(frozen=True)
@@ -139,117 +133,6 @@ def fetch_isic2017(
     return root
 
 
-def unpack_archive(
-    archive: Path, folder: Path, *, progress: Callable[[int, int], None] | None = None
-) -> dict[str, int]:
-    """Unpack into `folder`; a leading folder of that name inside the archive is left out.
-
-    Everything is checked before the first byte is written. Each file is written under a temporary name and renamed,
-    and files that are there already with the right length and CRC-32 are left, so that an interrupted run goes on.
-
-    Args:
-        archive: The zip archive.
-        folder: Where its files go; made if missing.
-        progress: Called with (bytes done, bytes in all) after each file.
-
-    Returns:
-        Size in bytes of each file, by its path below `folder` ("/" between folders).
-
-    Raises:
-        DataError: No zip archive, damaged or encrypted, paths that leave the folder, links, or a zip bomb.
-        StorageError: Not enough space, or the disk refused to write.
-    """
-    try:
-        with zipfile.ZipFile(archive) as opened:
-            members = _members(opened, archive, folder.name)
-            total = sum(info.file_size for info in members.values())
-            folder.mkdir(parents=True, exist_ok=True)
-            free = _free(folder)
-            if total > free + _present(folder, members):
-                raise StorageError(
-                    f"{archive.name} unpacks to {total / 1e9:.2f} GB, but {folder} has {free / 1e9:.2f} GB free.",
-                    "Free some space, then run the same command again.",
-                )
-            done = 0
-            for name, info in members.items():
-                _unpack_file(opened, info, folder / name)
-                done += info.file_size
-                if progress is not None:
-                    progress(done, total)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
-        raise DataError(
-            f"{archive} is no zip archive or damaged: {error}.", "Delete it and download it again."
-        ) from error
-    except OSError as error:
-        raise StorageError(
-            f"Could not unpack {archive} into {folder}: {error.strerror or error}.",
-            "Check space and permissions, then run the same command again.",
-        ) from error
-    return {name: info.file_size for name, info in members.items()}
-
-
-def _members(opened: zipfile.ZipFile, archive: Path, folder: str) -> dict[str, zipfile.ZipInfo]:
-    """The files to write, by their path below the folder."""
-    members: dict[str, zipfile.ZipInfo] = {}
-    for info in opened.infolist():
-        path = PurePosixPath(info.filename)
-        if not path.parts or path.is_absolute() or ".." in path.parts or "\\" in info.filename or ":" in info.filename:
-            raise _hostile(archive, f"the path {info.filename!r} leaves the folder")
-        if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
-            raise _hostile(archive, f"{info.filename!r} is a link or a device")
-        if info.flag_bits & 0x1:
-            raise _hostile(archive, f"{info.filename!r} is encrypted")
-        if info.is_dir() or path.parts[:1] == ("__MACOSX",) or path.name == ".DS_Store":
-            continue
-        inside = PurePosixPath(*path.parts[1:]) if path.parts[0] == folder and len(path.parts) > 1 else path
-        if str(inside) in members:
-            raise _hostile(archive, f"{info.filename!r} stands in it twice")
-        members[str(inside)] = info
-    if not members:
-        raise _hostile(archive, "it is empty")
-    if len(members) > _MAX_FILES:
-        raise _hostile(archive, f"it holds {len(members)} files")
-    total = sum(info.file_size for info in members.values())
-    if total > _MAX_RATIO * archive.stat().st_size + _SMALL:
-        raise _hostile(archive, f"it would unpack to {total} bytes, a zip bomb")
-    return members
-
-
-def _hostile(archive: Path, reason: str) -> DataError:
-    return DataError(f"{archive} was not unpacked: {reason}.", "This is not the official file: delete it.")
-
-
-def _present(folder: Path, members: dict[str, zipfile.ZipInfo]) -> int:
-    """Bytes of files that are there already."""
-    return sum(path.stat().st_size for name in members if (path := folder / name).is_file())
-
-
-def _unpack_file(opened: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path) -> None:
-    if _same(target, info):
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.part")
-    try:
-        # zipfile stops at the declared size and checks the CRC-32 at the end.
-        with opened.open(info) as source, temporary.open("wb") as out:
-            shutil.copyfileobj(source, out, _CHUNK)
-        if temporary.stat().st_size != info.file_size:
-            raise zipfile.BadZipFile(f"{info.filename!r} is shorter than declared")
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _same(target: Path, info: zipfile.ZipInfo) -> bool:
-    if not target.is_file() or target.is_symlink() or target.stat().st_size != info.file_size:
-        return False
-    crc = 0
-    with target.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            crc = zlib.crc32(chunk, crc)
-    return crc == info.CRC
-
-
 def _check_url(base_url: str) -> None:
     url = urllib.parse.urlsplit(base_url)
     if url.scheme != "https" and not (url.scheme == "http" and url.hostname in ("127.0.0.1", "localhost", "::1")):
@@ -279,10 +162,6 @@ def _is_done(root: Path, file: RemoteFile, report: Progress) -> bool:
         return False
 
 
-def _free(folder: Path) -> int:
-    return shutil.disk_usage(folder).free
-
-
 def _check_space(root: Path, wanted: Sequence[RemoteFile], keep_archives: bool) -> None:
     """Images hardly compress: an archive needs its size again when unpacked, and for a while both are there."""
     here = {file.name: _size(root / file.name) or _size(root / f"{file.name}.part") for file in wanted}
@@ -292,7 +171,7 @@ def _check_space(root: Path, wanted: Sequence[RemoteFile], keep_archives: bool) 
     if not keep_archives:
         download = min(download, max((file.size for file in archives), default=download))
     need = download + unpacked
-    free = _free(root)
+    free = free_space(root)
     if need > free:
         raise StorageError(
             f"{root} has {free / 1e9:.1f} GB free; downloading and unpacking needs about {need / 1e9:.1f} GB.",
