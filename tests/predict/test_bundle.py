@@ -80,7 +80,7 @@ def test_another_network_does_not_fit(copy):
         load_bundle(copy)
 
 
-def test_load_without_a_shipped_bundle_says_what_to_do(tiny_run):
+def test_a_bundle_that_is_not_there_says_what_to_do(tiny_run):
     assert load(tiny_run / "bundle").config.task.name == "isic2017"
     with pytest.raises(BundleError, match=r"config\.json"):
         load("no-such-bundle")
