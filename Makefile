@@ -8,8 +8,8 @@ JOBS ?= $(shell nproc)
 .PHONY: setup demo test check lint benchmark-quick clean help
 
 help:
-	@echo "make demo    the whole way on synthetic images, into demo/ (about 5 minutes on 2 cores)"
-	@echo "make test    all tests, with coverage (about 10 minutes on 2 cores)"
+	@echo "make demo    the whole way on synthetic images, into demo/ (3 to 6 minutes on 2 cores)"
+	@echo "make test    all tests, with coverage (about 8 minutes on 2 cores)"
 	@echo "make check   ruff and mypy"
 	@echo "make setup   install into .venv"
 	@echo "make benchmark-quick   every benchmark script on a small synthetic set (about 2 minutes on 1 core)"
