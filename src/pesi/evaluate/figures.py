@@ -15,7 +15,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 STYLES = ("-", "--", "-.", ":")
 
 
-def _svg(figure: Figure) -> str:
+def svg_text(figure: Figure) -> str:
+    """A figure as SVG, its text as outlines; the same figure gives the same text."""
     buffer = io.StringIO()
     with rc_context({"svg.hashsalt": "pesi", "svg.fonttype": "path"}):  # the same plot gives the same text
         figure.savefig(buffer, format="svg", metadata={"Date": None})
@@ -23,7 +24,8 @@ def _svg(figure: Figure) -> str:
     return text[text.index("<svg") :]
 
 
-def _axes(width: float = 4.6, height: float = 4.2) -> tuple[Figure, Axes]:
+def new_axes(width: float = 4.6, height: float = 4.2) -> tuple[Figure, Axes]:
+    """A figure of one plot, sides in inches."""
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
@@ -32,7 +34,7 @@ def _axes(width: float = 4.6, height: float = 4.2) -> tuple[Figure, Axes]:
 
 def roc_figure(evaluation: Evaluation) -> str:
     """ROC curves with their pointwise 95 % bands and the operating points."""
-    figure, axes = _axes()
+    figure, axes = new_axes()
     for index, (name, band) in enumerate(evaluation.bands.items()):
         entry = evaluation.scores["tasks"][name]
         colour, style = COLOURS[index % len(COLOURS)], STYLES[index % len(STYLES)]
@@ -45,12 +47,12 @@ def roc_figure(evaluation: Evaluation) -> str:
     axes.plot([0, 1], [0, 1], color="#888888", linewidth=0.8)
     axes.set(xlabel="1 - specificity", ylabel="sensitivity", xlim=(-0.01, 1), ylim=(0, 1.01), title="ROC (AUC)")
     axes.legend(loc="lower right", frameon=False)
-    return _svg(figure)
+    return svg_text(figure)
 
 
 def precision_figure(evaluation: Evaluation) -> str:
     """Precision-recall curves; the thin lines are what chance gives."""
-    figure, axes = _axes()
+    figure, axes = new_axes()
     for index, name in enumerate(evaluation.bands):
         entry = evaluation.scores["tasks"][name]
         colour, style = COLOURS[index % len(COLOURS)], STYLES[index % len(STYLES)]
@@ -62,14 +64,14 @@ def precision_figure(evaluation: Evaluation) -> str:
     axes.set(xlabel="sensitivity (recall)", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
     axes.set_title("Precision and recall (average precision)")
     axes.legend(loc="lower left", frameon=False)
-    return _svg(figure)
+    return svg_text(figure)
 
 
 def reliability_figure(evaluation: Evaluation, bins: int = 8) -> str:
     """Observed frequency against predicted probability, in bins of equal counts, with Wilson's intervals."""
     from pesi.evaluate.intervals import wilson_interval
 
-    figure, axes = _axes()
+    figure, axes = new_axes()
     axes.plot([0, 1], [0, 1], color="#888888", linewidth=0.8)
     for index, name in enumerate(evaluation.bands):
         labels, scores = evaluation.aligned.task_labels(evaluation.task, name), evaluation.aligned.column(name)
@@ -88,7 +90,7 @@ def reliability_figure(evaluation: Evaluation, bins: int = 8) -> str:
     axes.set(xlabel="predicted probability", ylabel="observed frequency", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     axes.set_title("Reliability")
     axes.legend(loc="upper left", frameon=False)
-    return _svg(figure)
+    return svg_text(figure)
 
 
 def confusion_figure(evaluation: Evaluation) -> str:
@@ -96,7 +98,7 @@ def confusion_figure(evaluation: Evaluation) -> str:
     matrix = evaluation.scores["multiclass"]["confusion_matrix"]
     names, counts = matrix["classes"], np.asarray(matrix["counts"])
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    figure, axes = _axes(4.6 + 0.25 * len(names), 3.6 + 0.25 * len(names))
+    figure, axes = new_axes(4.6 + 0.25 * len(names), 3.6 + 0.25 * len(names))
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     for row in range(len(names)):
         for column in range(len(names)):
@@ -107,7 +109,7 @@ def confusion_figure(evaluation: Evaluation) -> str:
     axes.set_xticks(range(len(names)), labels)
     axes.set_yticks(range(len(names)), labels)
     axes.set(xlabel="predicted", ylabel="truth", title="Confusion matrix (most probable class)")
-    return _svg(figure)
+    return svg_text(figure)
 
 
 def histogram_figure(evaluation: Evaluation) -> str:
@@ -124,4 +126,4 @@ def histogram_figure(evaluation: Evaluation) -> str:
             axes.hist(scores[chosen], edges.tolist(), weights=weights, color=colour, alpha=0.65, label=f"{text} {name}")
         axes.set(xlabel="probability" if index == len(names) - 1 else "", ylabel="share", xlim=(0, 1))
         axes.legend(frameon=False, fontsize=8)
-    return _svg(figure)
+    return svg_text(figure)

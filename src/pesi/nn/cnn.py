@@ -116,9 +116,10 @@ class PesiCNN(nn.Module):
     def forward_head(self, features: Tensor, *, pre_logits: bool = False) -> Tensor:
         """Features (N, C, h, w) -> logits (N, K), or the pooled features (N, C) with `pre_logits`."""
         pooled: Tensor = self.dropout(features.mean((2, 3)))
-        return pooled if pre_logits else self._classify(pooled)
+        return pooled if pre_logits else self.classify(pooled)
 
-    def _classify(self, pooled: Tensor) -> Tensor:
+    def classify(self, pooled: Tensor) -> Tensor:
+        """Pooled features (N, C) -> logits (N, K)."""
         logits: Tensor = self.fc(pooled.to(self.fc.weight.dtype))
         return logits
 

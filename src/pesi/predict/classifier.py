@@ -37,6 +37,18 @@ class Picture(NamedTuple):
     maps: PesiMaps
 
 
+class Outputs(NamedTuple):
+    """What the network gives for N images.
+
+    Attributes:
+        logits: Of every view of every region, (N, R * V, K), before any calibration.
+        features: Pooled features, averaged over the views, (N, C).
+    """
+
+    logits: NDArray[np.float32]
+    features: NDArray[np.float32]
+
+
 class Classifier:
     """A bundle, ready to predict.
 
@@ -89,8 +101,8 @@ class Classifier:
             image = decode_image(source)
         return np.stack([region(image) for region in self.regions])
 
-    def logits(self, squares: Sequence[NDArray[np.uint8]], views: str | None = None) -> NDArray[np.float32]:
-        """Network outputs for the views of N images' regions (R, S, S, 3) -> (N, R * V, K), before the temperature."""
+    def outputs(self, squares: Sequence[NDArray[np.uint8]], views: str | None = None) -> Outputs:
+        """Network outputs for the views of N images' regions, each (R, S, S, 3)."""
         preprocess = self.config.preprocess
         cuts = self._views(views)
         pictures = [
@@ -98,9 +110,17 @@ class Classifier:
         ]
         with torch.inference_mode():
             x = normalise(torch.stack(pictures).to(self.device), preprocess.mean, preprocess.std)
-            out = self.network(x).float().cpu().numpy()
-        shaped: NDArray[np.float32] = out.reshape(len(squares), -1, out.shape[1])
-        return shaped
+            pooled = self.network.forward_head(self.network.forward_features(x), pre_logits=True)
+            out = self.network.classify(pooled).float().cpu().numpy()
+            features = pooled.float().cpu().numpy()
+        count = len(squares)
+        return Outputs(
+            out.reshape(count, -1, out.shape[1]), features.reshape(count, -1, features.shape[1]).mean(axis=1)
+        )
+
+    def logits(self, squares: Sequence[NDArray[np.uint8]], views: str | None = None) -> NDArray[np.float32]:
+        """The logits of `outputs` alone, (N, R * V, K)."""
+        return self.outputs(squares, views).logits
 
     def predict(self, source: ImageSource, *, image_id: str | None = None, views: str | None = None) -> Prediction:
         """Predict one image.

@@ -1,0 +1,201 @@
+"""What every section of an audit measures on: one set of labelled images, decoded and predicted once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.model_selection import StratifiedGroupKFold
+
+from pesi.data.cache import cached_squares
+from pesi.data.masks import LESION_ABOVE, read_mask_square
+from pesi.data.regions import WholeImage
+from pesi.errors import DataError
+from pesi.predict.calibration import view_probabilities
+from pesi.predict.classifier import Classifier
+from pesi.taxonomy import Task
+
+Floats = NDArray[np.float64]
+Progress = Callable[[str, int, int], None]  # what is being done, how much of it, how much in all
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """A `Progress` that shows nothing."""
+
+
+@dataclass(frozen=True)
+class AuditOptions:
+    """How an audit measures.
+
+    Attributes:
+        replicates: Bootstrap resamples.
+        seed: Of everything random.
+        stress_images: At most so many images (drawn at random, stratified by class) go through the stress tests and
+            the faithfulness curves, which predict each image many times.
+        folds: Parts for cross-fitting: what is fitted is measured on images that it was not fitted on.
+    """
+
+    replicates: int = 1000
+    seed: int = 0
+    stress_images: int = 150
+    folds: int = 5
+
+
+@dataclass(frozen=True)
+class AuditData:
+    """Labelled images of one source, with what the classifier said of them.
+
+    Attributes:
+        name: Such as "isic2017 val".
+        records: Record table; its rows are the order of everything below. Every row has a diagnosis of the task.
+        task: The classifier's.
+        classes: Class of each image, (N,).
+        images: Each whole image as a square uint8 (N, S, S, 3), S the bundle's `source_size`, in its geometry. A
+            classifier takes one as it takes a decoded image: `classifier.squares(images[i])`.
+        masks: Lesion masks in the same squares, (N, S, S) bool; all False where there is none.
+        has_mask: Which images have one, (N,).
+        logits: Of all views, (N, V, K), before any calibration.
+        features: Pooled features, averaged over the views, (N, C).
+        probabilities: Calibrated as the bundle does it, (N, K), columns `classifier.config.outputs`.
+        fitted_on: Whether the bundle's calibration, thresholds and the rest were set on these images.
+    """
+
+    name: str
+    records: pd.DataFrame
+    task: Task
+    classes: NDArray[np.int64]
+    images: NDArray[np.uint8] = field(repr=False)
+    masks: NDArray[np.bool_] = field(repr=False)
+    has_mask: NDArray[np.bool_] = field(repr=False)
+    logits: Floats = field(repr=False)
+    features: NDArray[np.float32] = field(repr=False)
+    probabilities: Floats = field(repr=False)
+    fitted_on: bool = False
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    def labels(self, name: str) -> NDArray[np.bool_]:
+        """Which images have the class, (N,)."""
+        return np.asarray(self.classes == self.task.class_names.index(name))
+
+    @property
+    def malignant(self) -> NDArray[np.bool_]:
+        """Which images are of a malignant class, (N,)."""
+        return np.array([bool(self.task.classes[index].malignant) for index in self.classes])
+
+    def folds(self, count: int, seed: int) -> NDArray[np.int64]:
+        """Fold of each image, (N,): stratified by class, images of one patient or lesion in one fold."""
+        return grouped_folds(self.records, self.classes, count, seed)
+
+    def sample(self, count: int, seed: int) -> NDArray[np.int64]:
+        """Indices of at most `count` images, drawn stratified by class, sorted."""
+        if count >= len(self):
+            return np.arange(len(self))
+        rng = np.random.default_rng(seed)
+        shares = np.bincount(self.classes, minlength=len(self.task.classes)) / len(self)
+        chosen: list[int] = []
+        for index, share in enumerate(shares):
+            members = np.flatnonzero(self.classes == index)
+            wanted = min(len(members), max(1, round(share * count))) if len(members) else 0
+            chosen += rng.choice(members, wanted, replace=False).tolist()
+        return np.sort(np.array(chosen, np.int64))
+
+    def take(self, indices: NDArray[np.int64]) -> AuditData:
+        """The same of some images only."""
+        return AuditData(
+            self.name,
+            self.records.iloc[indices].reset_index(drop=True),
+            self.task,
+            self.classes[indices],
+            self.images[indices],
+            self.masks[indices],
+            self.has_mask[indices],
+            self.logits[indices],
+            self.features[indices],
+            self.probabilities[indices],
+            self.fitted_on,
+        )
+
+
+def grouped_folds(records: pd.DataFrame, classes: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]:
+    """Fold of each record, (N,): stratified by class; a patient's or else a lesion's images share a fold."""
+    groups = records["patient_id"].fillna(records["lesion_id"]).fillna(records["image_id"])
+    splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
+    folds = np.zeros(len(classes), np.int64)
+    for index, (_, held_out) in enumerate(splitter.split(np.zeros(len(classes)), classes, groups)):
+        folds[held_out] = index
+    return folds
+
+
+def read_audit_data(
+    classifier: Classifier,
+    records: pd.DataFrame,
+    name: str,
+    *,
+    fitted_on: bool = False,
+    cache_dir: str | None = None,
+    progress: Progress = silent,
+    batch_size: int = 16,
+) -> AuditData:
+    """Decode and predict labelled images, once.
+
+    Args:
+        classifier: What is audited.
+        records: Record table; rows without a diagnosis, or with one that the task does not have, are left out.
+        name: What the images are called in the report.
+        fitted_on: Whether the bundle's calibration was fitted on them.
+        cache_dir: Where decoded images are kept; default the user's cache.
+        progress: Told what is done.
+        batch_size: Images at a time.
+
+    Raises:
+        DataError: No image is left, or one cannot be read.
+    """
+    task = classifier.task
+    known = {code for task_class in task.classes for code in task_class.diagnoses}
+    kept = records[records["diagnosis"].isin(known)].reset_index(drop=True)
+    if not len(kept):
+        raise DataError(
+            f"None of the images of {name} has a diagnosis of the task {task.name} ({', '.join(sorted(known))}).",
+            "Audit on labelled images: choose another split or data set.",
+        )
+    preprocess = classifier.config.preprocess
+    whole = WholeImage(preprocess.source_size, preprocess.geometry)
+    images = cached_squares(
+        list(kept["path"]),
+        whole,
+        cache_dir=cache_dir,
+        progress=lambda done, total: progress(f"decoding {name}", done, total),
+    )
+    masks = np.zeros(images.shape[:3], bool)
+    has_mask = kept["mask_path"].notna().to_numpy()
+    for index in np.flatnonzero(has_mask):
+        mask = read_mask_square(
+            kept["mask_path"].iloc[index], kept["path"].iloc[index], preprocess.source_size, preprocess.geometry
+        )
+        masks[index] = mask > LESION_ABOVE
+    has_mask &= masks.any((1, 2))
+    logits, features = [], []
+    for start in range(0, len(kept), batch_size):
+        out = classifier.outputs([classifier.squares(image) for image in images[start : start + batch_size]])
+        logits.append(out.logits.astype(np.float64))
+        features.append(out.features)
+        progress(f"predicting {name}", min(start + batch_size, len(kept)), len(kept))
+    z = np.concatenate(logits)
+    return AuditData(
+        name,
+        kept,
+        task,
+        np.array([task.class_of(str(code)) for code in kept["diagnosis"]], np.int64),
+        images,
+        masks,
+        has_mask,
+        z,
+        np.concatenate(features),
+        view_probabilities(z, classifier.config.task.head, classifier.config.temperature.value),
+        fitted_on,
+    )
