@@ -88,7 +88,7 @@ def probabilities(classifier: Classifier, part: pd.DataFrame) -> pd.DataFrame:
         ImageError: An image cannot be read.
     """
     logits = []
-    for result in classifier.predict_many(part["path"], image_ids=part["image_id"]):
+    for result in classifier.predict_many(part["path"], image_ids=part["image_id"], gates=False):
         if isinstance(result, Refusal):
             raise ImageError(f"{result.path}: {result.reason}", "A row predicts every image: repair the data set.")
         logits.append(result.logits)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pesi.data.regions import LesionBox, WholeImage, lesion_box
+from pesi.data.correction import correct
+from pesi.data.regions import Corrected, LesionBox, WholeImage, lesion_box
 
 
 def mask_of(top: int, bottom: int, left: int, right: int, size: int = 100) -> np.ndarray:
@@ -74,3 +75,14 @@ def test_keys_tell_regions_apart():
         LesionBox(32, "squeeze", 0.25, find, "b").key,
     }
     assert len(keys) == 6
+
+
+def test_a_corrected_region_is_corrected_after_the_cut():
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (90, 70, 3), np.uint8)
+    whole = WholeImage(48, "squeeze")
+    region = Corrected(whole, ("shades_of_gray",))
+    assert region.size == 48
+    assert region.key != whole.key
+    np.testing.assert_array_equal(region(image), correct(whole(image), ["shades_of_gray"]))
+    assert (region(image) != whole(image)).any()

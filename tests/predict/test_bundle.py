@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,6 +15,7 @@ from pesi.predict.bundle import FORMAT_VERSION, load_bundle, read_config, save_b
 from pesi.predict.bundle_files import Measured
 from pesi.predict.card import keep_measured
 from pesi.predict.classifier import Classifier, load
+from pesi.predict.novelty import novelty_score
 
 
 @pytest.fixture
@@ -22,12 +24,15 @@ def copy(tmp_path, tiny_run):
 
 
 def test_round_trip(tmp_path, classifier):
-    config = save_bundle(tmp_path / "again", classifier.config, classifier.network, card="# card")
-    again, network = load_bundle(tmp_path / "again")
+    config = save_bundle(tmp_path / "again", classifier.config, classifier.network, card="# card", novelty=classifier.novelty)
+    again, network, novelty = load_bundle(tmp_path / "again")
     assert again == config == classifier.config
     for name, value in classifier.network.state_dict().items():
         assert torch.equal(network.state_dict()[name], value)
-    assert sorted(p.name for p in (tmp_path / "again").iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    files = ["README.md", "config.json", "model.safetensors", "novelty.safetensors"]
+    assert sorted(p.name for p in (tmp_path / "again").iterdir()) == files
+    score = novelty_score(np.ones((1, 2048), np.float32), novelty)
+    assert score == pytest.approx(novelty_score(np.ones((1, 2048), np.float32), classifier.novelty))
 
 
 def test_half_precision_weights_load(tmp_path, classifier):

@@ -12,6 +12,7 @@ from pesi.errors import BundleError, DataError
 from pesi.explain.localisation import check_whole_image, localise
 from pesi.predict.calibration import view_probabilities
 from pesi.predict.classifier import Classifier
+from pesi.predict.segmenter import LesionMask
 from pesi.taxonomy import TASKS
 from pesi.train.recipe import load_recipe
 from pesi.train.run import RunSettings, run_training, start_run
@@ -26,6 +27,10 @@ class DarkSpot:
     def find(self, image: np.ndarray) -> np.ndarray | None:
         mask = image[..., 2] < 110
         return mask if mask.any() else None
+
+    def segment(self, image: np.ndarray) -> LesionMask:
+        mask = image[..., 2] < 110
+        return LesionMask(mask, mask.astype(np.float32), float(mask.mean()), bool(mask.any()), "")
 
 
 def use(monkeypatch: pytest.MonkeyPatch, segmenter: DarkSpot) -> None:

@@ -25,7 +25,7 @@ def test_tables(tmp_path, results, suffix):
     path = tmp_path / f"out{suffix}"
     write_predictions(path, results)
     frame = pd.read_csv(path) if suffix == ".csv" else pd.read_parquet(path)
-    assert list(frame.columns) == ["image", "melanoma", "seborrheic_keratosis", "nevus", "triage"]
+    assert list(frame.columns) == ["image", "melanoma", "seborrheic_keratosis", "nevus", "triage", "no_result"]
     assert list(frame["image"]) == ["train_000", "train_001", "train_002"]
     assert frame["melanoma"].iloc[1] == pytest.approx(results[1].probabilities["melanoma"])
     read = read_prediction_table(path)

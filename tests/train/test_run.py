@@ -195,6 +195,8 @@ def test_the_bundle_keeps_how_it_was_made(tiny_run):
         "sensitivity_0.80",
         "sensitivity_0.90",
         "sensitivity_0.95",
+        "specificity_0.90",
+        "specificity_0.95",
     ]
     assert config.provenance["splits"]["train"]["count"] == 24
     assert config.provenance["recipe"]["network"]["name"] == "pesi14"

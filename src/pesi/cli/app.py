@@ -9,13 +9,17 @@ from typing import Annotated
 import typer
 
 from pesi import __version__
+from pesi.cli.audit import audit
+from pesi.cli.calibrate import calibrate
 from pesi.cli.data import data_app
 from pesi.cli.demo import demo
+from pesi.cli.describe import describe
 from pesi.cli.evaluate import compare, evaluate
 from pesi.cli.explain import explain
 from pesi.cli.predict import predict
 from pesi.cli.recipes import recipes
 from pesi.cli.segmenter import segment, segmenter_app
+from pesi.cli.similar import similar_app
 from pesi.cli.status import EXIT_USAGE
 from pesi.cli.train import train
 from pesi.errors import PesiError
@@ -45,11 +49,15 @@ app.command()(predict)
 app.command()(explain)
 app.command()(evaluate)
 app.command()(compare)
+app.command()(audit)
+app.command()(calibrate)
+app.command()(describe)
 app.command()(recipes)
 app.command()(demo)
 app.command()(segment)
 app.add_typer(data_app, name="data")
 app.add_typer(segmenter_app, name="segmenter")
+app.add_typer(similar_app, name="similar")
 
 
 def main() -> None:

@@ -167,7 +167,9 @@ def predict_table(classifier: Classifier, records: pd.DataFrame, views: str | No
 
     results = []
     with tqdm(total=len(records), unit="image", desc="predicting", disable=not show, leave=False) as bar:
-        for result in classifier.predict_many(list(records["path"]), image_ids=list(records["image_id"]), views=views):
+        for result in classifier.predict_many(
+            list(records["path"]), image_ids=list(records["image_id"]), views=views, gates=False
+        ):
             results.append(result)
             bar.update()
     refused = [result for result in results if isinstance(result, Refusal)]

@@ -39,13 +39,18 @@ def predict(
         Path | None, typer.Option(help="Also draw what the network attended to, as PNGs in this folder.")
     ] = None,
     views: Annotated[str | None, typer.Option(help="single, flips4, grid9 or scales12. Default: the bundle's.")] = None,
+    gates: Annotated[
+        bool, typer.Option(help="Give no result for an image of poor quality, or unlike those learned from.")
+    ] = True,
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 16,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ... Default: a GPU if there is one.")] = None,
     progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
 ) -> None:
     """Predict the probability of each diagnosis, with a triage.
 
-    An image that cannot be read is named on stderr and the rest is done; the exit status is then 1.
+    An image that cannot be read is named on stderr and the rest is done; the exit status is then 1. An image of poor
+    quality, or unlike those that the classifier learned from, gives "no result" and the reason. A challenge's
+    submission must hold every image: for it, the gates are off.
 
     Examples:
 
@@ -72,8 +77,10 @@ def predict(
     classifier = load(bundle, device=device)
     show = progress and sys.stderr.isatty() and len(paths) > 1
     results: list[Prediction | Refusal] = []
+    gates = gates and format_ is Format.table
+    stream = classifier.predict_many(paths, views=views, gates=gates, batch_size=batch_size)
     with tqdm(total=len(paths), unit="image", desc="predicting", disable=not show, leave=False) as bar:
-        for result in classifier.predict_many(paths, views=views, batch_size=batch_size):
+        for result in stream:
             results.append(result)
             bar.update()
     refusals = [result for result in results if isinstance(result, Refusal)]
@@ -103,7 +110,7 @@ def _draw(classifier: Classifier, results: list[Prediction | Refusal], folder: P
     from pesi.cli.explain import draw_explanation
     from pesi.predict.prediction import Prediction
 
-    predictions = [result for result in results if isinstance(result, Prediction)]
+    predictions = [result for result in results if isinstance(result, Prediction) and not result.no_result]
     for result in tqdm(predictions, unit="image", desc="drawing", disable=not show, leave=False):
         target = folder / f"{result.image_id}-explained.png"
         draw_explanation(classifier, Path(str(result.path)), target, class_name=result.diagnosis)
@@ -135,5 +142,11 @@ def _print(results: list[Prediction | Refusal]) -> None:
 
     for result in results:
         if isinstance(result, Prediction):
+            if result.no_result:
+                print(f"{result.image_id}: no result. {result.no_result}")
+                continue
             values = ", ".join(f"{name} {value:.3f}" for name, value in result.probabilities.items())
             print(f"{result.image_id}: {values}; triage: {result.triage or 'none'}")
+            for verdict in result.verdicts:
+                if verdict.level == "warn":
+                    print(f"  warning: {verdict.reason}")

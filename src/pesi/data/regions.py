@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from pesi.data.correction import CorrectionName, correct
 from pesi.data.decode import decode_image
 from pesi.data.transforms import Geometry, Image, fit_square
 
@@ -89,6 +90,33 @@ class LesionBox:
         box = lesion_box(mask, self.margin)
         rows, columns = (slice(round(a * side), max(round(a * side) + 1, round(b * side))) for a, b in (box.y, box.x))
         return fit_square(large[rows, columns], self.size, "squeeze")
+
+
+@dataclass(frozen=True)
+class Corrected:
+    """A region whose square is corrected.
+
+    Args:
+        region: What is cut.
+        corrections: What is then done to it, in this order; see `data.correction`.
+    """
+
+    region: Region
+    corrections: tuple[CorrectionName, ...]
+
+    @property
+    def key(self) -> str:
+        """Such as "256-squeeze-hair_removal"."""
+        return "-".join([self.region.key, *self.corrections])
+
+    @property
+    def size(self) -> int:
+        """Side of the square, pixels."""
+        return self.region.size
+
+    def __call__(self, image: Image) -> Image:
+        """(H, W, 3) -> (size, size, 3)."""
+        return correct(self.region(image), self.corrections)
 
 
 class Box(NamedTuple):

@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from pesi.data.correction import CorrectionName
+from pesi.data.quality import QualityConfig
 from pesi.data.regions import RegionName
 from pesi.data.transforms import Geometry
 from pesi.errors import BundleError
 from pesi.nn.cnn import PesiCNN
 from pesi.nn.models import create_model
-from pesi.predict.bundle_files import Measured, packed_weights, read_bundle_config, read_bundle_weights, write_bundle
+from pesi.predict.bundle_files import (
+    CONFIG,
+    WEIGHTS,
+    Measured,
+    packed_weights,
+    read_bundle_config,
+    read_bundle_weights,
+    write_bundle,
+)
+from pesi.predict.calibration import TemperatureConfig, VectorScaling
+from pesi.predict.conformal import ConformalConfig
+from pesi.predict.novelty import NoveltyConfig, NoveltyStatistics, load_novelty, save_novelty
+from pesi.predict.operating import Threshold
+from pesi.predict.triage import TriageLevel
 from pesi.taxonomy import Task, TaskClass
 
 FORMAT_VERSION = 1
@@ -47,35 +64,10 @@ class PreprocessConfig(_Part):
     geometry: Geometry
     regions: tuple[RegionName, ...] = ("image",)
     lesion_margin: float = 0.25
+    corrections: tuple[CorrectionName, ...] = ()
     segmenter: str = ""  # id of the segmenter's bundle that finds the lesion; "" where none is needed
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-
-
-class TemperatureConfig(_Part):
-    """Logits are divided by `value`; `how` tells how it was found."""
-
-    value: float = Field(1.0, gt=0)
-    how: str = "not fitted"
-
-
-class Threshold(_Part):
-    """An operating point: a probability threshold of one class, and how it was set."""
-
-    name: str  # such as "sensitivity_0.90"
-    class_name: str
-    value: float
-    sensitivity: float
-    specificity: float
-    how: str
-
-
-class TriageLevel(_Part):
-    """A triage answer for malignant probability >= `at_least`; levels are tried from the first to the last."""
-
-    level: str
-    at_least: float
-    how: str
 
 
 class BundleConfig(_Part):
@@ -90,9 +82,13 @@ class BundleConfig(_Part):
     task: TaskConfig
     preprocess: PreprocessConfig
     views: str = "single"
+    vector: VectorScaling | None = None
     temperature: TemperatureConfig = TemperatureConfig()
     thresholds: tuple[Threshold, ...] = ()
     triage: tuple[TriageLevel, ...] = ()
+    conformal: tuple[ConformalConfig, ...] = ()  # prediction sets, a coverage each
+    quality: QualityConfig = QualityConfig()
+    novelty: NoveltyConfig | None = None
     licence: str = ""
     measured: Measured | None = None
     provenance: dict[str, Any] = {}
@@ -113,6 +109,19 @@ class BundleConfig(_Part):
         task = self.to_task()
         return task.class_names if self.task.head == "multiclass" else task.scored_names
 
+    def malignant_probability(self, probabilities: NDArray[np.float64]) -> NDArray[np.float64] | None:
+        """Probabilities (N, K) -> of a malignant class (N,), None where no class is malignant.
+
+        Multi-class: the sum over the malignant classes; multi-label: the largest.
+        """
+        task = self.to_task()
+        malignant = [bool(task.classes[task.class_names.index(name)].malignant) for name in self.outputs]
+        if not any(malignant):
+            return None
+        chosen = probabilities[:, malignant]
+        total: NDArray[np.float64] = chosen.sum(1) if self.task.head == "multiclass" else chosen.max(1)
+        return total
+
 
 def task_config(task: Task, head: Literal["multiclass", "multilabel"]) -> TaskConfig:
     """A task as a bundle keeps it."""
@@ -122,7 +131,13 @@ def task_config(task: Task, head: Literal["multiclass", "multilabel"]) -> TaskCo
 
 
 def save_bundle(
-    folder: str | Path, config: BundleConfig, network: PesiCNN, *, card: str, half: bool = False
+    folder: str | Path,
+    config: BundleConfig,
+    network: PesiCNN,
+    *,
+    card: str,
+    half: bool = False,
+    novelty: NoveltyStatistics | None = None,
 ) -> BundleConfig:
     """Write a bundle.
 
@@ -132,6 +147,7 @@ def save_bundle(
         network: The network whose weights it holds.
         card: The model card, Markdown.
         half: Whether to keep the weights in float16 (half the size).
+        novelty: The statistics that `config.novelty` is about.
 
     Returns:
         The config as written.
@@ -143,8 +159,39 @@ def save_bundle(
     if half:
         tensors = {name: t.half() if t.is_floating_point() else t for name, t in tensors.items()}
     data, digest = packed_weights(tensors)
-    config = config.model_copy(update={"weights_sha256": digest})
-    write_bundle(folder, config, data, card=card)
+    return _written(folder, config.model_copy(update={"weights_sha256": digest}), data, card, novelty)
+
+
+def rewrite_bundle(
+    source: str | Path, folder: str | Path, config: BundleConfig, *, card: str, novelty: NoveltyStatistics | None
+) -> BundleConfig:
+    """Write a bundle with the weights of another (or the same), its config and card anew.
+
+    Args:
+        source: The bundle whose weights are taken as they are.
+        folder: Where it is written; may be `source`.
+        config, card, novelty: As for `save_bundle`.
+
+    Returns:
+        The config as written.
+
+    Raises:
+        BundleError: The source has no weights, or other ones than the config names.
+        StorageError: The system refused to write.
+    """
+    read_bundle_weights(source, config.weights_sha256)
+    return _written(folder, config, (Path(source) / WEIGHTS).read_bytes(), card, novelty)
+
+
+def _written(
+    folder: str | Path, config: BundleConfig, weights: bytes, card: str, novelty: NoveltyStatistics | None
+) -> BundleConfig:
+    (Path(folder) / CONFIG).unlink(missing_ok=True)  # no bundle until everything is there again
+    known = None
+    if novelty is not None and config.novelty is not None:
+        known = save_novelty(folder, novelty, config.novelty)
+    config = config.model_copy(update={"novelty": known})  # without its statistics a threshold says nothing
+    write_bundle(folder, config, weights, card=card)
     return config
 
 
@@ -159,8 +206,16 @@ def read_config(folder: str | Path) -> BundleConfig:
     )
 
 
-def load_bundle(folder: str | Path) -> tuple[BundleConfig, PesiCNN]:
-    """Config and network (in eval mode, float32) of a bundle.
+class Bundle(NamedTuple):
+    """A bundle, read: what it says, its network (in eval mode, float32), and what it knows of novelty."""
+
+    config: BundleConfig
+    network: PesiCNN
+    novelty: NoveltyStatistics | None
+
+
+def load_bundle(folder: str | Path) -> Bundle:
+    """Read a bundle.
 
     Raises:
         BundleError: As `read_config`; or the weights are missing, damaged, or not those the config names.
@@ -172,4 +227,5 @@ def load_bundle(folder: str | Path) -> tuple[BundleConfig, PesiCNN]:
         network.load_state_dict(weights)  # into float32, whatever they are kept in
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise BundleError(f"{folder}: the weights do not fit: {error}", "The bundle is of another version.") from error
-    return config, network.eval()
+    novelty = None if config.novelty is None else load_novelty(folder, config.novelty)
+    return Bundle(config, network.eval(), novelty)

@@ -8,9 +8,9 @@ from pesi.predict.bundle import BundleConfig, read_config
 from pesi.predict.bundle_files import WEIGHTS, Measured, write_bundle
 
 
-def model_card(config: BundleConfig) -> str:
-    """A bundle's `README.md`, with the header that the Hugging Face hub reads."""
-    lines = [
+def card_header(config: BundleConfig) -> list[str]:
+    """The lines that every card begins with, the first of them for the Hugging Face hub."""
+    return [
         "---",
         "library_name: pesi-cnn",
         "pipeline_tag: image-classification",
@@ -22,15 +22,12 @@ def model_card(config: BundleConfig) -> str:
         f"A {config.network.name} with `{config.network.options.get('attention', 'spatial')}` attention for the task "
         f"`{config.task.name}`: {', '.join(config.outputs)}.",
         "",
-        "**Not a medical device.** For research; a second reader at most, never the only one.",
-        "",
     ]
-    if config.measured is not None:
-        on = f"On {config.measured.images} images: {config.measured.on}."
-        lines += ["## Measured", "", on, "", config.measured.to_markdown(), ""]
-    if config.licence:
-        lines += ["## Licence", "", config.licence, ""]
-    lines += ["## Made with", ""]
+
+
+def made_with(config: BundleConfig) -> list[str]:
+    """A list of what the bundle was made of."""
+    lines = []
     if config.provenance:
         splits = ", ".join(f"{part['count']} {name} images" for name, part in config.provenance["splits"].items())
         lines += [
@@ -39,12 +36,26 @@ def model_card(config: BundleConfig) -> str:
         ]
         if weights := config.provenance.get("pretrained"):
             lines.append(f"- started from: {weights['file']}")
-    lines += [
+    return [
+        *lines,
         f"- temperature {config.temperature.value:.3f}: {config.temperature.how}",
         "- everything else, thresholds and triage with how each was set: `config.json`",
+    ]
+
+
+def model_card(config: BundleConfig) -> str:
+    """The `README.md` of a bundle that was not audited yet."""
+    lines = [
+        *card_header(config),
+        "**Not a medical device.** For research; a second reader at most, never the only one.",
         "",
     ]
-    return "\n".join(lines)
+    if config.measured is not None:
+        on = f"On {config.measured.images} images: {config.measured.on}."
+        lines += ["## Measured", "", on, "", config.measured.to_markdown(), ""]
+    if config.licence:
+        lines += ["## Licence", "", config.licence, ""]
+    return "\n".join([*lines, "## Made with", "", *made_with(config), ""])
 
 
 def keep_measured(folder: str | Path, measured: Measured) -> BundleConfig:

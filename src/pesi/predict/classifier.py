@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
@@ -15,16 +15,22 @@ import torch
 from numpy.typing import NDArray
 
 from pesi.data.decode import decode_image
-from pesi.data.regions import LesionBox, Region, WholeImage
+from pesi.data.quality import quality_verdicts
+from pesi.data.regions import Corrected, LesionBox, Region, WholeImage
 from pesi.data.transforms import Image, normalise, to_tensor
+from pesi.data.verdict import Verdict
 from pesi.data.views import VIEWS, cut_views
-from pesi.errors import BundleError, DataError, ImageError, PesiError
+from pesi.errors import BundleError, DataError, ImageError
 from pesi.nn.cnn import PesiCNN, PesiMaps
 from pesi.predict.bundle import BundleConfig, PreprocessConfig, load_bundle
 from pesi.predict.bundle_files import bundle_kind
-from pesi.predict.calibration import view_probabilities
+from pesi.predict.calibration import calibrated_probabilities
+from pesi.predict.conformal import prediction_sets
+from pesi.predict.novelty import NoveltyStatistics, novelty_score, novelty_verdict
 from pesi.predict.prediction import Prediction, Refusal
-from pesi.predict.segmenter import shipped_segmenter
+from pesi.predict.segmenter import LesionSegmenter, shipped_segmenter, shipped_segmenter_folder
+from pesi.predict.stream import predict_stream
+from pesi.predict.uncertainty import uncertainty_of
 from pesi.taxonomy import Task
 
 ImageSource = str | Path | bytes | Image
@@ -49,12 +55,25 @@ class Outputs(NamedTuple):
     features: NDArray[np.float32]
 
 
+class Reading(NamedTuple):
+    """An image, read.
+
+    Attributes:
+        squares: The bundle's regions, (R, S, S, 3).
+        verdicts: What the image-quality gate said; empty where it was left out.
+    """
+
+    squares: NDArray[np.uint8]
+    verdicts: tuple[Verdict, ...]
+
+
 class Classifier:
     """A bundle, ready to predict.
 
     Args:
         config: The bundle's configuration.
         network: Its network.
+        novelty: What it knows of novelty; None: pictures of anything are answered.
         device: Where to compute, such as "cpu" or "cuda"; default: a GPU if there is one.
 
     Example:
@@ -63,17 +82,20 @@ class Classifier:
         0.71
     """
 
-    def __init__(self, config: BundleConfig, network: PesiCNN, *, device: str | None = None) -> None:
+    def __init__(
+        self,
+        config: BundleConfig,
+        network: PesiCNN,
+        novelty: NoveltyStatistics | None = None,
+        *,
+        device: str | None = None,
+    ) -> None:
         self.config = config
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.network = network.eval().to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.novelty = novelty
         self.task: Task = config.to_task()
         self.regions = regions_of(config.preprocess)
-        self._malignant = [
-            index
-            for index, name in enumerate(config.outputs)
-            if self.task.classes[self.task.class_names.index(name)].malignant
-        ]
 
     @classmethod
     def load(cls, folder: str | Path, *, device: str | None = None) -> Classifier:
@@ -90,16 +112,20 @@ class Classifier:
         Raises:
             ImageError: The image is refused.
         """
-        if isinstance(source, np.ndarray):
-            if source.ndim != 3 or source.shape[2] != 3 or source.dtype != np.uint8:
-                raise ImageError(
-                    f"An image array must be uint8 of shape (H, W, 3), not {source.dtype} {source.shape}.",
-                    "Convert it to 8-bit RGB.",
-                )
-            image = source
-        else:
-            image = decode_image(source)
-        return np.stack([region(image) for region in self.regions])
+        return self._cut(pixels(source))
+
+    def read(self, source: ImageSource, *, gates: bool = True) -> Reading:
+        """Decode an image, cut the bundle's regions from it, and judge its quality.
+
+        Args:
+            source: A file, its bytes, or its pixels.
+            gates: Whether to judge.
+
+        Raises:
+            ImageError: The image is refused.
+        """
+        image = pixels(source)
+        return Reading(self._cut(image), self._quality(image) if gates else ())
 
     def outputs(self, squares: Sequence[NDArray[np.uint8]], views: str | None = None) -> Outputs:
         """Network outputs for the views of N images' regions, each (R, S, S, 3)."""
@@ -122,24 +148,34 @@ class Classifier:
         """The logits of `outputs` alone, (N, R * V, K)."""
         return self.outputs(squares, views).logits
 
-    def predict(self, source: ImageSource, *, image_id: str | None = None, views: str | None = None) -> Prediction:
+    def view_probabilities(self, logits: NDArray) -> NDArray[np.float64]:
+        """Each view's own probabilities, calibrated as the bundle does it, (N, V, K) -> (N, V, K)."""
+        config, shape = self.config, logits.shape
+        each = logits.reshape(-1, 1, shape[-1])
+        return calibrated_probabilities(each, config.task.head, config.temperature, config.vector).reshape(shape)
+
+    def predict(
+        self, source: ImageSource, *, image_id: str | None = None, views: str | None = None, gates: bool = True
+    ) -> Prediction:
         """Predict one image.
 
         Args:
             source: A file, its bytes, or its pixels: uint8 sRGB, (H, W, 3).
             image_id: Its id; default the file's name without its ending.
             views: A key of `VIEWS`; default the bundle's.
+            gates: Whether an image of poor quality, or unlike those the classifier learned from, gives no result.
 
         Raises:
             ImageError: The image is refused; the message says why.
         """
         started = time.perf_counter()
-        squares = self.squares(source)
-        read = time.perf_counter()
-        logits = self.logits([squares], views)[0]
-        seconds = {"read": read - started, "network": time.perf_counter() - read}
+        reading = self.read(source, gates=gates)
+        done = time.perf_counter()
+        answer = _each(self.outputs([reading.squares], views))[0]
+        seconds = {"read": done - started, "network": time.perf_counter() - done}
         path = str(source) if isinstance(source, str | Path) else None
-        return self.prediction(image_id or (Path(path).stem if path else "image"), path, logits, views, seconds)
+        name = image_id or (Path(path).stem if path else "image")
+        return self.prediction(name, path, answer.logits, views, seconds, self._verdicts(reading, answer, gates))
 
     def prediction(
         self,
@@ -148,13 +184,18 @@ class Classifier:
         logits: NDArray[np.float32],
         views: str | None,
         seconds: dict[str, float],
+        verdicts: tuple[Verdict, ...] = (),
     ) -> Prediction:
-        """A Prediction from the logits of one image's views, (V, K)."""
+        """A Prediction from the logits of one image's views, (V, K), and what the gates said."""
         config = self.config
-        values = view_probabilities(logits[None].astype(np.float64), config.task.head, config.temperature.value)[0]
+        samples = self.view_probabilities(logits[None])[0]
+        values = samples.mean(axis=0)
         malignant = self.malignant_probability(values[None])
+        refusals = [verdict.reason for verdict in verdicts if verdict.level == "refuse"]
         triage, reason = None, "this bundle has no triage rule"
-        if malignant is not None and config.triage:
+        if refusals:
+            reason = "no result"
+        elif malignant is not None and config.triage:
             score = float(malignant[0])
             level = next(level for level in config.triage if score >= level.at_least)
             triage, reason = level.level, f"malignant probability {score:.3f} >= {level.at_least:.3f} ({level.how})"
@@ -168,19 +209,23 @@ class Classifier:
             views=views or config.views,
             bundle_id=config.bundle_id,
             seconds=seconds,
+            uncertainty=uncertainty_of(samples, config.outputs, config.task.head),
+            sets={
+                f"{sets.coverage:.2f}": tuple(
+                    name
+                    for name, inside in zip(config.outputs, prediction_sets(values[None], sets)[0], strict=True)
+                    if inside
+                )
+                for sets in config.conformal
+            },
+            verdicts=verdicts,
+            no_result=" ".join(refusals),
             logits=logits,
         )
 
     def malignant_probability(self, probabilities: NDArray[np.float64]) -> NDArray[np.float64] | None:
-        """Probabilities (N, K) -> of a malignant class (N,), None where no class is malignant.
-
-        Multi-class: the sum over the malignant classes; multi-label: the largest.
-        """
-        if not self._malignant:
-            return None
-        chosen = probabilities[:, self._malignant]
-        total: NDArray[np.float64] = chosen.sum(1) if self.config.task.head == "multiclass" else chosen.max(1)
-        return total
+        """See `BundleConfig.malignant_probability`."""
+        return self.config.malignant_probability(probabilities)
 
     def predict_many(
         self,
@@ -188,6 +233,7 @@ class Classifier:
         *,
         image_ids: Iterable[str] | None = None,
         views: str | None = None,
+        gates: bool = True,
         batch_size: int = 16,
         progress: Callable[[int], None] | None = None,
     ) -> Iterator[Prediction | Refusal]:
@@ -197,39 +243,21 @@ class Classifier:
             paths: Image files.
             image_ids: Their ids; default the files' names without their endings.
             views: A key of `VIEWS`; default the bundle's.
+            gates: As for `predict`.
             batch_size: Images (not views) at a time.
             progress: Called with the number of images done after each batch.
         """
-        files_ = [Path(path) for path in paths]
-        ids = list(image_ids) if image_ids is not None else [path.stem for path in files_]
-        if len(ids) != len(files_):
-            raise ValueError(f"{len(files_)} paths but {len(ids)} image ids.")
-
-        def read(path: Path) -> NDArray[np.uint8] | PesiError:
-            try:
-                return self.squares(path)
-            except ImageError as error:
-                return error
-
-        with ThreadPoolExecutor(2) as pool:
-            for start in range(0, len(files_), batch_size):
-                batch = slice(start, start + batch_size)
-                began = time.perf_counter()
-                squares = list(pool.map(read, files_[batch]))
-                good = [square for square in squares if not isinstance(square, PesiError)]
-                done = time.perf_counter()
-                logits = iter(self.logits(good, views)) if good else iter(())
-                share = {
-                    "read": (done - began) / len(squares),
-                    "network": (time.perf_counter() - done) / max(len(good), 1),
-                }
-                for path, image_id, square in zip(files_[batch], ids[batch], squares, strict=True):
-                    if isinstance(square, PesiError):
-                        yield Refusal(image_id, str(path), square.problem, square.cure)
-                    else:
-                        yield self.prediction(image_id, str(path), next(logits), views, share)
-                if progress:
-                    progress(min(start + batch_size, len(files_)))
+        return predict_stream(
+            paths,
+            image_ids,
+            read=lambda path: self.read(path, gates=gates),
+            answer=lambda readings: _each(self.outputs([reading.squares for reading in readings], views)),
+            prediction=lambda image_id, path, reading, answer, seconds: self.prediction(
+                image_id, path, answer.logits, views, seconds, self._verdicts(reading, answer, gates)
+            ),
+            batch_size=batch_size,
+            progress=progress,
+        )
 
     def look(self, source: ImageSource) -> Picture:
         """One forward pass over the first region, unflipped, with its class activation and attention maps."""
@@ -239,11 +267,52 @@ class Classifier:
             x = normalise(to_tensor(image)[None].to(self.device), preprocess.mean, preprocess.std)
             return Picture(image, self.network.forward_maps(x))
 
+    def _cut(self, image: Image) -> NDArray[np.uint8]:
+        return np.stack([region(image) for region in self.regions])
+
+    def _quality(self, image: Image) -> tuple[Verdict, ...]:
+        lesion = self._segmenter.segment(image) if self._segmenter is not None else None
+        mask = None if lesion is None else lesion.mask & lesion.found
+        reason = "" if lesion is None else lesion.reason
+        return quality_verdicts(image, mask=mask, not_found=reason, config=self.config.quality)
+
+    @cached_property
+    def _segmenter(self) -> LesionSegmenter | None:
+        return shipped_segmenter() if shipped_segmenter_folder() is not None else None
+
+    def _verdicts(self, reading: Reading, answer: Outputs, gates: bool) -> tuple[Verdict, ...]:
+        """What the gates say of one image."""
+        if not gates or self.novelty is None or self.config.novelty is None:
+            return reading.verdicts
+        score = float(novelty_score(answer.features[None], self.novelty)[0])
+        return (*reading.verdicts, novelty_verdict(score, self.config.novelty))
+
     def _views(self, name: str | None) -> tuple:
         name = name or self.config.views
         if name not in VIEWS:
             raise DataError(f"Unknown views {name!r}.", f"Choose one of: {', '.join(VIEWS)}.")
         return VIEWS[name]
+
+
+def _each(outputs: Outputs) -> list[Outputs]:
+    """The outputs of a batch, an image each: logits (V, K), features (C,)."""
+    return [Outputs(logits, features) for logits, features in zip(outputs.logits, outputs.features, strict=True)]
+
+
+def pixels(source: ImageSource) -> Image:
+    """An image's pixels, uint8 sRGB (H, W, 3).
+
+    Raises:
+        ImageError: The file is refused, or the array is none of that kind.
+    """
+    if not isinstance(source, np.ndarray):
+        return decode_image(source)
+    if source.ndim != 3 or source.shape[2] != 3 or source.dtype != np.uint8:
+        raise ImageError(
+            f"An image array must be uint8 of shape (H, W, 3), not {source.dtype} {source.shape}.",
+            "Convert it to 8-bit RGB.",
+        )
+    return source
 
 
 def regions_of(preprocess: PreprocessConfig) -> tuple[Region, ...]:
@@ -272,6 +341,8 @@ def regions_of(preprocess: PreprocessConfig) -> tuple[Region, ...]:
                     segmenter.bundle_id,
                 )
             )
+    if preprocess.corrections:
+        regions = [Corrected(region, preprocess.corrections) for region in regions]
     return tuple(regions)
 
 
@@ -287,15 +358,14 @@ def shipped_bundles() -> dict[str, Path]:
     return {path.parent.name: path.parent for path in configs if bundle_kind(path.parent) == "classifier"}
 
 
-def load(path_or_name: str | Path | None = None, *, device: str | None = None) -> Classifier:
-    """Open a classifier.
+def bundle_folder(path_or_name: str | Path | None = None) -> Path:
+    """The folder of a classifier's bundle.
 
     Args:
         path_or_name: A bundle's folder, or the name of one that ships with the package; None: the one that ships.
-        device: Where to compute; default: a GPU if there is one.
 
     Raises:
-        BundleError: There is no such bundle, or it is damaged or of another version.
+        BundleError: None ships.
     """
     shipped = shipped_bundles()
     if path_or_name is None:
@@ -304,6 +374,19 @@ def load(path_or_name: str | Path | None = None, *, device: str | None = None) -
                 "This version of pesi-cnn ships no trained bundle.",
                 "Name one (--bundle RUN/bundle), or train it: pesi train pesi50 --data DIR, or pesi demo.",
             )
-        return Classifier.load(next(iter(shipped.values())), device=device)
+        return next(iter(shipped.values()))
     folder = Path(path_or_name)
-    return Classifier.load(shipped.get(str(path_or_name), folder) if not folder.is_dir() else folder, device=device)
+    return folder if folder.is_dir() else shipped.get(str(path_or_name), folder)
+
+
+def load(path_or_name: str | Path | None = None, *, device: str | None = None) -> Classifier:
+    """Open a classifier.
+
+    Args:
+        path_or_name: See `bundle_folder`.
+        device: Where to compute; default: a GPU if there is one.
+
+    Raises:
+        BundleError: There is no such bundle, or it is damaged or of another version.
+    """
+    return Classifier.load(bundle_folder(path_or_name), device=device)

@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pesi.data.verdict import Verdict
+from pesi.predict.uncertainty import Uncertainty
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -21,6 +24,10 @@ class Prediction:
         malignant: Probability of the malignant classes together, or None where the task does not tell.
         triage: A level of the bundle's triage rule, or None where it has none.
         triage_reason: Why that level, in words.
+        no_result: Why the prediction must not be used, in words: the refusals among the verdicts; "" where it may.
+        verdicts: What the image-quality gate and the novelty check said; empty where they were left out.
+        uncertainty: How unsure the probabilities are, and how far the views disagree.
+        sets: Wanted coverage, such as "0.90" -> the classes that remain possible; empty where the bundle has none.
         views: Name of the views that were averaged.
         bundle_id: Which classifier.
         seconds: Stage -> seconds spent: "read", "network".
@@ -36,6 +43,10 @@ class Prediction:
     views: str
     bundle_id: str
     seconds: Mapping[str, float]
+    uncertainty: Uncertainty
+    sets: Mapping[str, tuple[str, ...]]
+    verdicts: tuple[Verdict, ...]
+    no_result: str
     logits: NDArray[np.float32] = field(repr=False, compare=False)
 
     @property
@@ -52,6 +63,10 @@ class Prediction:
             "malignant": self.malignant,
             "triage": self.triage,
             "triage_reason": self.triage_reason,
+            "no_result": self.no_result or None,
+            "prediction_sets": {coverage: list(names) for coverage, names in self.sets.items()},
+            "uncertainty": self.uncertainty.to_dict(),
+            "verdicts": [verdict.to_dict() for verdict in self.verdicts],
             "views": self.views,
             "bundle": self.bundle_id,
             "seconds": {stage: round(value, 4) for stage, value in self.seconds.items()},

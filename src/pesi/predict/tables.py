@@ -33,8 +33,8 @@ def check_output(path: str | Path) -> None:
 def write_predictions(path: str | Path, results: Sequence[Prediction | Refusal]) -> None:
     """Write predictions to a file, in the format of its ending, whole or not at all.
 
-    Tables (.csv, .parquet) have the columns image, one probability a class, triage; images that were refused are left
-    out of them. JSON (.json: a list, .jsonl: one object a line) holds everything, refusals too.
+    Tables (.csv, .parquet) have the columns image, one probability a class, triage, no_result; files that cannot be read
+    are left out of them, and images without a result have no probabilities but the reason. JSON (.json: a list, .jsonl: one object a line) holds everything, refusals too.
 
     Raises:
         PesiError: The ending is unknown.
@@ -58,13 +58,18 @@ def write_predictions(path: str | Path, results: Sequence[Prediction | Refusal])
 
 
 def prediction_frame(results: Sequence[Prediction | Refusal]) -> pd.DataFrame:
-    """Predictions as a frame: image, one probability a class, triage."""
+    """Predictions as a frame: image, one probability a class (none without a result), triage, no_result."""
     rows = [
-        {"image": result.image_id, **result.probabilities, "triage": result.triage or ""}
+        {
+            "image": result.image_id,
+            **{name: None if result.no_result else value for name, value in result.probabilities.items()},
+            "triage": result.triage or "",
+            "no_result": result.no_result,
+        }
         for result in results
         if isinstance(result, Prediction)
     ]
-    return pd.DataFrame(rows, columns=list(rows[0]) if rows else ["image", "triage"])
+    return pd.DataFrame(rows, columns=list(rows[0]) if rows else ["image", "triage", "no_result"])
 
 
 def isic2017_submission(results: Sequence[Prediction | Refusal]) -> str:
@@ -109,7 +114,7 @@ def read_prediction_table(path: str | Path) -> pd.DataFrame:
         frame = pd.read_parquet(path) if path.suffix.lower() == ".parquet" else pd.read_csv(path, dtype={0: str})
     except (ValueError, OSError) as error:
         raise DataError(f"{path} cannot be read as a table: {error}", "Give a .csv or .parquet file.") from error
-    frame = frame.rename(columns={"image": "image_id"}).drop(columns=["triage"], errors="ignore")
+    frame = frame.rename(columns={"image": "image_id"}).drop(columns=["triage", "no_result"], errors="ignore")
     if "image_id" not in frame:
         raise DataError(f"{path} has no column image_id (or image).", "Write it with: pesi predict DIR --out FILE.")
     frame["image_id"] = frame["image_id"].astype(str)
@@ -120,7 +125,7 @@ def read_prediction_table(path: str | Path) -> pd.DataFrame:
             row = int(bad.to_numpy().argmax())
             raise DataError(
                 f"{path}, row {row + 2}, column {column}: {frame[column].iloc[row]!r} is no probability.",
-                "Probabilities lie between 0 and 1.",
+                "Probabilities lie between 0 and 1; to score images that gave no result too: pesi predict --no-gates.",
             )
         frame[column] = values
     return frame

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 
 from pesi.files import write_json, write_text
@@ -18,20 +17,18 @@ from pesi.predict.bundle import (
     BundleConfig,
     NetworkConfig,
     PreprocessConfig,
-    Threshold,
     save_bundle,
     task_config,
 )
-from pesi.predict.calibration import fit_temperature, threshold_at_sensitivity, triage_levels, view_probabilities
+from pesi.predict.calibration import calibrated_probabilities
 from pesi.predict.card import model_card
 from pesi.predict.classifier import Classifier
+from pesi.predict.decisions import NOVELTY_IMAGES, fit_decisions, network_outputs
 from pesi.predict.segmenter import shipped_segmenter
 from pesi.taxonomy import Task
 from pesi.train.callbacks import read_checkpoint_file
-from pesi.train.dataset import Squares, output_names, targets_of
+from pesi.train.dataset import Squares, output_names
 from pesi.train.recipe import Picture, Recipe
-
-SENSITIVITIES = (0.80, 0.90, 0.95)
 
 
 def finish_run(
@@ -40,6 +37,7 @@ def finish_run(
     data: str,
     validation: pd.DataFrame,
     squares: Squares,
+    training: Squares,
     classes: NDArray[np.int64],
     task: Task,
     *,
@@ -53,6 +51,7 @@ def finish_run(
         data: The data set's name or path as the user gave it.
         validation: Record table of the validation images.
         squares, classes: Their pictures, (N, S, S, 3) a region, and classes (N,).
+        training: The training images' pictures, from which the bundle learns what is not new to it.
         task: The task.
         say: Told what happens.
 
@@ -78,27 +77,19 @@ def finish_run(
         licence=recipe.licence,
     )
     classifier = Classifier(config, network, device="cpu")
-    step = 16
-    count = len(validation)
-    images = [np.stack([region[i] for region in squares]) for i in range(count)]
-    logits = np.concatenate([classifier.logits(images[i : i + step]) for i in range(0, count, step)])
-    targets = targets_of(torch.from_numpy(classes), task, recipe.loss.head).numpy().astype(np.float64)
+    outputs = network_outputs(classifier, lambda i: np.stack([region[i] for region in squares]), len(classes))
     on = f"the validation images of {Path(data).name or 'the data'}"
-    temperature = fit_temperature(logits.astype(np.float64), targets, recipe.loss.head, on=on)
-    probabilities = view_probabilities(logits.astype(np.float64), recipe.loss.head, temperature.value)
-    thresholds = _thresholds(task, names, targets, probabilities, on)
-    malignant = classifier.malignant_probability(probabilities)
-    truth = np.array([bool(task.classes[index].malignant) for index in classes])
-    triage = triage_levels(truth, malignant, on=on) if malignant is not None else ()
+    drawn = np.random.default_rng(recipe.seed).permutation(len(training[0]))[:NOVELTY_IMAGES]
+    known = network_outputs(
+        classifier, lambda i: np.stack([region[drawn[i]] for region in training]), len(drawn)
+    ).features
+    config, novelty = fit_decisions(config, outputs, classes, on=on, training_features=known, seed=recipe.seed)
     environment = json.loads((folder / "environment.json").read_text())
     splits = json.loads((folder / "splits.json").read_text())
     started_from = folder / "pretrained.json"
     pretrained = json.loads(started_from.read_text()) if started_from.is_file() else None
     config = config.model_copy(
         update={
-            "temperature": temperature,
-            "thresholds": thresholds,
-            "triage": triage,
             "provenance": {
                 "recipe": recipe.model_dump(mode="json"),
                 "sources": sorted({str(source) for source in validation["source"]}),
@@ -109,14 +100,15 @@ def finish_run(
             },
         }
     )
+    probabilities = calibrated_probabilities(outputs.logits, recipe.loss.head, config.temperature, config.vector)
     predictions = pd.DataFrame(probabilities, columns=list(names))
     predictions.insert(0, "image_id", validation["image_id"].to_numpy())
     write_text(folder / "predictions" / "val.csv", predictions.to_csv(index=False))
-    config = save_bundle(folder / "bundle", config, network, card=model_card(config), half=half)
+    config = save_bundle(folder / "bundle", config, network, card=model_card(config), half=half, novelty=novelty)
     result = {"bundle": config.bundle_id, "best_epoch": int(checkpoint["epoch"]) + 1}
     write_json(folder / "result.json", result)
     chosen = f"{recipe.select.capitalize()} epoch {result['best_epoch']}"
-    say(f"{chosen}, temperature {temperature.value:.3f}. Bundle: {folder / 'bundle'}")
+    say(f"{chosen}, temperature {config.temperature.value:.3f}. Bundle: {folder / 'bundle'}")
     return result
 
 
@@ -128,16 +120,3 @@ def preprocess_config(picture: Picture) -> PreprocessConfig:
     """
     segmenter = shipped_segmenter().bundle_id if "lesion" in picture.regions else ""
     return PreprocessConfig(**picture.model_dump(), segmenter=segmenter)
-
-
-def _thresholds(
-    task: Task, names: tuple[str, ...], targets: NDArray[np.float64], probabilities: NDArray[np.float64], on: str
-) -> tuple[Threshold, ...]:
-    thresholds = []
-    for name in task.scored_names:
-        labels, scores = targets[:, names.index(name)] > 0.5, probabilities[:, names.index(name)]
-        if labels.any() and not labels.all():
-            thresholds += [
-                threshold_at_sensitivity(labels, scores, wanted, class_name=name, on=on) for wanted in SENSITIVITIES
-            ]
-    return tuple(thresholds)

@@ -14,6 +14,7 @@ import tomli_w
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from pesi.data.correction import CorrectionName
 from pesi.data.regions import RegionName
 from pesi.data.transforms import Augmentation, Geometry
 from pesi.data.views import VIEWS
@@ -62,6 +63,7 @@ class Picture(_Section):
     # What is cut from each image; with both, training draws one at random and prediction averages over them.
     regions: tuple[RegionName, ...] = Field(("image",), min_length=1, max_length=2)
     lesion_margin: float = Field(0.25, ge=0, le=2)  # around the lesion, as a share of its longer side
+    corrections: tuple[CorrectionName, ...] = ()  # of what is cut, in this order: hair_removal, shades_of_gray
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # of ImageNet, in 0..1
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 

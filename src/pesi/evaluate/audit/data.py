@@ -14,8 +14,9 @@ from pesi.data.cache import cached_squares
 from pesi.data.masks import LESION_ABOVE, read_mask_square
 from pesi.data.regions import WholeImage
 from pesi.errors import DataError
-from pesi.predict.calibration import view_probabilities
+from pesi.predict.calibration import calibrated_probabilities
 from pesi.predict.classifier import Classifier
+from pesi.predict.decisions import network_outputs
 from pesi.taxonomy import Task
 
 Floats = NDArray[np.float64]
@@ -121,6 +122,25 @@ class AuditData:
         )
 
 
+def lesion_grouped_part(records: pd.DataFrame, task: Task, count: int, seed: int) -> pd.DataFrame:
+    """At most `count` records, one a lesion, drawn so that each diagnosis of the task keeps its share.
+
+    Args:
+        records: Record table; rows without a lesion id are lesions of their own.
+        task: Rows with a diagnosis that it does not have are left out.
+        count: How many at most.
+        seed: Of the draw.
+    """
+    known = {code for task_class in task.classes for code in task_class.diagnoses}
+    kept = records[records["diagnosis"].isin(known)].sample(frac=1, random_state=seed)
+    kept = kept[~kept["lesion_id"].fillna(kept["image_id"]).duplicated()]
+    if len(kept) > count:
+        share = count / len(kept)
+        parts = [rows.head(max(1, round(share * len(rows)))) for _, rows in kept.groupby("diagnosis", sort=True)]
+        kept = pd.concat(parts)
+    return kept.sort_values("image_id").reset_index(drop=True)
+
+
 def grouped_folds(records: pd.DataFrame, classes: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]:
     """Fold of each record, (N,): stratified by class; a patient's or else a lesion's images share a fold."""
     groups = records["patient_id"].fillna(records["lesion_id"]).fillna(records["image_id"])
@@ -139,7 +159,6 @@ def read_audit_data(
     fitted_on: bool = False,
     cache_dir: str | None = None,
     progress: Progress = silent,
-    batch_size: int = 16,
 ) -> AuditData:
     """Decode and predict labelled images, once.
 
@@ -150,7 +169,6 @@ def read_audit_data(
         fitted_on: Whether the bundle's calibration was fitted on them.
         cache_dir: Where decoded images are kept; default the user's cache.
         progress: Told what is done.
-        batch_size: Images at a time.
 
     Raises:
         DataError: No image is left, or one cannot be read.
@@ -178,24 +196,25 @@ def read_audit_data(
             kept["mask_path"].iloc[index], kept["path"].iloc[index], preprocess.source_size, preprocess.geometry
         )
         masks[index] = mask > LESION_ABOVE
-    has_mask &= masks.any((1, 2))
-    logits, features = [], []
-    for start in range(0, len(kept), batch_size):
-        out = classifier.outputs([classifier.squares(image) for image in images[start : start + batch_size]])
-        logits.append(out.logits.astype(np.float64))
-        features.append(out.features)
-        progress(f"predicting {name}", min(start + batch_size, len(kept)), len(kept))
-    z = np.concatenate(logits)
+    has_mask = has_mask & masks.any((1, 2))
+    classes = np.array([task.class_of(str(code)) for code in kept["diagnosis"]], np.int64)
+    outputs = network_outputs(
+        classifier,
+        lambda i: classifier.squares(images[i]),
+        len(classes),
+        progress=lambda done, total: progress(f"predicting {name}", done, total),
+    )
+    logits, config = outputs.logits.astype(np.float64), classifier.config
     return AuditData(
         name,
         kept,
         task,
-        np.array([task.class_of(str(code)) for code in kept["diagnosis"]], np.int64),
+        classes,
         images,
         masks,
         has_mask,
-        z,
-        np.concatenate(features),
-        view_probabilities(z, classifier.config.task.head, classifier.config.temperature.value),
+        logits,
+        outputs.features,
+        calibrated_probabilities(logits, config.task.head, config.temperature, config.vector),
         fitted_on,
     )

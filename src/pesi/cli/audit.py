@@ -1,0 +1,153 @@
+"""`pesi audit`: everything that a clinician should know of a bundle before trusting it, as one report."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from pesi.evaluate.audit.data import AuditData, Progress
+    from pesi.predict.classifier import Classifier
+
+
+def audit(
+    data: Annotated[str, typer.Option(help="The data set's folder, or a CSV file: labelled images.")],
+    out: Annotated[Path, typer.Option(help="The folder for report.html, report.pdf, audit.json, the card.")],
+    bundle: Annotated[str | None, typer.Argument(help="A bundle's folder. Default: the shipped one.")] = None,
+    split: Annotated[str, typer.Option(help="Its images: train, val, test, or all.")] = "val",
+    also: Annotated[
+        list[str] | None,
+        typer.Option(help="A further data set, another source: one image a lesion is drawn. Can be given again."),
+    ] = None,
+    also_images: Annotated[int, typer.Option(min=20, help="At most so many images of each further data set.")] = 400,
+    stress_images: Annotated[
+        int, typer.Option(min=10, help="At most so many images for the stress tests and faithfulness.")
+    ] = 150,
+    replicates: Annotated[int, typer.Option(min=100, help="Bootstrap resamples.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Also put the card and audit.json into the bundle's folder.")
+    ] = False,
+    pdf: Annotated[bool, typer.Option(help="Also write report.pdf (needs the extra `pdf`).")] = True,
+    cache: Annotated[Path | None, typer.Option(help="Where decoded images are kept.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, ... Default: a GPU if there is one.")] = None,
+    progress: Annotated[bool, typer.Option(help="Show progress bars.")] = True,
+) -> None:
+    """Audit a classifier: scores, calibration, thresholds, uncertainty, refusals, stress tests, groups, explanations.
+
+    Whatever is fitted (a temperature, a threshold, a prediction set) is measured on images that it was not fitted on.
+
+    Examples:
+
+        pesi audit --data isic2017 --out audit
+
+        pesi audit runs/mine/bundle --data isic2017 --also ham10000 --out audit --keep
+    """
+    from pesi.evaluate.audit.card import audit_card
+    from pesi.evaluate.audit.data import AuditOptions
+    from pesi.evaluate.audit.report import report_html, write_pdf
+    from pesi.evaluate.audit.run import run_audit
+    from pesi.files import write_json, write_text
+    from pesi.predict.classifier import bundle_folder, load
+
+    classifier = load(bundle, device=device)
+    options = AuditOptions(replicates=replicates, seed=seed, stress_images=stress_images)
+    with _bars(progress and sys.stderr.isatty()) as bars:
+        sets = _read_sets(classifier, data, split, also or [], also_images, seed, cache, bars)
+        result = run_audit(classifier, sets, options=options, progress=bars)
+    title = f"Audit of {classifier.config.name}"
+    html = report_html(result, title=title, provenance=_provenance(classifier, sets, options.seed, replicates))
+    card = audit_card(classifier.config, result)
+    for part in sets:
+        table = part.records[["image_id", "diagnosis"]].copy()
+        for index, name in enumerate(classifier.config.outputs):
+            table[name] = part.probabilities[:, index]
+        name = "".join(c if c.isalnum() else "-" for c in part.name)
+        write_text(out / f"predictions-{name}.csv", table.to_csv(index=False, float_format="%.6g"))
+    write_json(out / "audit.json", result.to_dict())
+    write_text(out / "README.md", card)
+    write_text(out / "report.html", html)
+    if pdf:
+        write_pdf(html, out / "report.pdf")
+    if keep:
+        folder = bundle_folder(bundle)
+        write_json(folder / "audit.json", result.to_dict())
+        write_text(folder / "README.md", card)
+    for done in result.sets:
+        print(f"{done.name}, {done.images} images")
+        for section in done.sections:
+            print(f"  {section.title}: {section.summary}")
+    print(f"Report: {out / 'report.html'}" + (f", {out / 'report.pdf'}" if pdf else ""))
+
+
+def _read_sets(
+    classifier: Classifier,
+    data: str,
+    split: str,
+    also: list[str],
+    also_images: int,
+    seed: int,
+    cache: Path | None,
+    bars: Progress,
+) -> list[AuditData]:
+    from pesi.cli.evaluate import chosen_records
+    from pesi.data.splits import id_lists
+    from pesi.evaluate.audit.data import lesion_grouped_part, read_audit_data
+
+    first = chosen_records(data, None, split)
+    fitted = classifier.config.provenance.get("splits", {}).get("val", {}).get("sha256")
+    wanted: list[tuple[pd.DataFrame, str, bool]] = [
+        (first, f"{Path(data).name} {split}", id_lists(first.assign(split="val"))["val"]["sha256"] == fitted)
+    ]
+    for name in also:
+        records = lesion_grouped_part(chosen_records(name, None, "all"), classifier.task, also_images, seed)
+        wanted.append((records, Path(name).name, False))
+    return [
+        read_audit_data(
+            classifier, records, name, fitted_on=known, cache_dir=str(cache) if cache else None, progress=bars
+        )
+        for records, name, known in wanted
+    ]
+
+
+def _provenance(classifier: Classifier, sets: list[AuditData], seed: int, replicates: int) -> dict[str, str]:
+    import hashlib
+    import platform
+
+    from pesi import __version__
+
+    rows = {"bundle": classifier.config.bundle_id, "pesi-cnn": __version__, "Python": platform.python_version()}
+    for part in sets:
+        digest = hashlib.sha256("\n".join(sorted(part.records["image_id"])).encode()).hexdigest()[:16]
+        rows[part.name] = f"{len(part)} images, SHA-256 of their sorted ids {digest}"
+    return rows | {"bootstrap resamples": str(replicates), "seed": str(seed)}
+
+
+@contextmanager
+def _bars(show: bool) -> Iterator[Progress]:
+    """A progress bar a task, one after the other."""
+    from tqdm import tqdm
+
+    from pesi.cli.bars import move
+
+    current: list[tqdm] = []
+
+    def progress(what: str, done: int, total: int) -> None:
+        if current and (current[0].desc != f"{what}: " or current[0].n > done):
+            current.pop().close()
+        if not current:
+            current.append(tqdm(total=total, desc=what, leave=True, disable=not show, file=sys.stderr))
+        move(current[0], done)
+
+    try:
+        yield progress
+    finally:
+        for bar in current:
+            bar.close()

@@ -1,0 +1,129 @@
+"""`pesi calibrate`: a bundle's calibration, thresholds, triage and refusals, set anew on a user's own images."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from pesi.predict.classifier import Classifier, Outputs
+
+
+class Method(StrEnum):
+    """How probabilities are calibrated."""
+
+    temperature = "temperature"
+    vector = "vector"
+
+
+def calibrate(
+    data: Annotated[str, typer.Option(help="Labelled images that did not train the network.")],
+    out: Annotated[Path, typer.Option(help="The folder of the new bundle; the old one stays as it is.")],
+    bundle: Annotated[str | None, typer.Argument(help="A bundle's folder. Default: the shipped one.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Which data set it is, where that cannot be found out.")] = None,
+    split: Annotated[str, typer.Option(help="The images: train, val, test, or all.")] = "val",
+    method: Annotated[
+        Method, typer.Option(help="temperature, or vector: a weight and a bias a class (some hundred images).")
+    ] = Method.temperature,
+    triage: Annotated[
+        Path | None, typer.Option(help="A TOML file with the triage levels wanted. Default: excise, refer, follow up.")
+    ] = None,
+    known: Annotated[
+        str | None,
+        typer.Option(
+            help="Split of --data with images that trained the network: what is new to it is learned from them. "
+            "Default: the bundle's own statistics stay."
+        ),
+    ] = None,
+    exclude: Annotated[
+        Path | None, typer.Option(help="With --known: a text file of image ids that did not train it, one a line.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
+    cache: Annotated[Path | None, typer.Option(help="Where decoded images are kept.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, ... Default: a GPU if there is one.")] = None,
+    progress: Annotated[bool, typer.Option(help="Show progress bars.")] = True,
+) -> None:
+    """Set a classifier's probabilities, thresholds, triage, prediction sets and refusals on your own images.
+
+    The network stays as it is. A triage rule is a TOML file, a [[level]] each, the most urgent first: name, criterion
+    (specificity, sensitivity, rest) and value.
+
+    Examples:
+
+        pesi calibrate --data clinic.csv --split all --out our-bundle
+
+        pesi calibrate runs/mine/bundle --data isic2017 --method vector --triage triage.toml --out recalibrated
+    """
+    import numpy as np
+
+    from pesi.cli.evaluate import chosen_records
+    from pesi.errors import PesiError
+    from pesi.predict.bundle import rewrite_bundle
+    from pesi.predict.card import model_card
+    from pesi.predict.classifier import bundle_folder, load
+    from pesi.predict.decisions import NOVELTY_IMAGES, fit_decisions
+    from pesi.predict.triage import read_triage_rule
+
+    source = bundle_folder(bundle)
+    if out.exists() and out.resolve() == source.resolve():
+        raise PesiError(f"{out} is the bundle that is calibrated.", "Choose another --out; replace it afterwards.")
+    rule = read_triage_rule(triage) if triage is not None else None
+    classifier = load(bundle, device=device)
+    show = progress and sys.stderr.isatty()
+    records = chosen_records(data, dataset, split)
+    classes = np.array([classifier.task.class_of(str(code)) for code in records["diagnosis"]], np.int64)
+    outputs = _outputs(classifier, records, cache, show)
+    training = None
+    if known is not None:
+        rows = chosen_records(data, dataset, known)
+        if exclude is not None:
+            rows = rows[~rows["image_id"].isin(exclude.read_text(encoding="utf-8").split())]
+        rows = rows.sample(min(len(rows), NOVELTY_IMAGES), random_state=seed)
+        training = _outputs(classifier, rows, cache, show).features
+    config, novelty = fit_decisions(
+        classifier.config,
+        outputs,
+        classes,
+        on=f"the {split} images of {Path(data).stem}",
+        calibration=method.value,
+        rule=rule,
+        training_features=training,
+        novelty=classifier.novelty,
+        seed=seed,
+    )
+    config = config.model_copy(update={"measured": None})  # what was measured with other thresholds
+    config = rewrite_bundle(source, out, config, card=model_card(config), novelty=novelty)
+    how = config.vector.how if config.vector is not None else config.temperature.how
+    print(f"{method.value}: {how}")
+    for level in config.triage:
+        print(f"{level.level}: malignant probability >= {level.at_least:.3f}, {level.how}")
+    print(f"novelty: {config.novelty.how if config.novelty else 'no statistics (see --known)'}")
+    print(f"Bundle: {out}. What it is worth: pesi audit {out} --data {data} --split {split} --out audit")
+
+
+def _outputs(classifier: Classifier, records: pd.DataFrame, cache: Path | None, show: bool) -> Outputs:
+    """What the network gives for the records' images."""
+    import numpy as np
+    from tqdm import tqdm
+
+    from pesi.cli.bars import move
+    from pesi.data.cache import cached_squares
+    from pesi.predict.decisions import network_outputs
+
+    paths = list(records["path"])
+    regions = [
+        cached_squares(paths, region, cache_dir=str(cache) if cache else None) for region in classifier.regions
+    ]
+    with tqdm(total=len(paths), unit="image", desc="predicting", disable=not show, leave=False) as bar:
+        return network_outputs(
+            classifier,
+            lambda i: np.stack([region[i] for region in regions]),
+            len(paths),
+            progress=lambda done, total: move(bar, done),
+        )

@@ -1,0 +1,211 @@
+"""Two sets of answers to the same images compared: AUC, flips and probability, before and after a change."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pesi.evaluate import metrics
+from pesi.evaluate.intervals import bootstrap, percentile_interval, wilson_interval
+from pesi.predict.calibration import calibrated_probabilities
+from pesi.predict.classifier import Classifier
+from pesi.predict.operating import Threshold
+
+Floats = NDArray[np.float64]
+
+_BATCH = 16
+_LEAST_OF_A_CLASS = 2  # images with and without a class, below which its AUC means nothing
+_CALL_SENSITIVITY = 0.90  # the bundle's threshold nearest to this one makes the call
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Low and high."""
+        return self.low, self.high
+
+
+@dataclass(frozen=True)
+class Share(Estimate):
+    """A proportion, `count` of `of`, and its 95 % interval (Wilson)."""
+
+    count: int
+    of: int
+
+
+@dataclass(frozen=True)
+class AucChange:
+    """An AUC of the same images before and after; intervals from the same resamples, stratified by class.
+
+    Attributes:
+        before, after: Each with its own interval.
+        change: after - before, paired.
+    """
+
+    before: Estimate
+    after: Estimate
+    change: Estimate
+
+
+@dataclass(frozen=True)
+class AnswerChange:
+    """How the answers to some images changed.
+
+    Attributes:
+        images: How many.
+        auc: Scored class name, and "mean" -> change; a class of too few images has none.
+        class_flips: Whose most probable class changed.
+        call_flips: Whose call at the bundle's threshold (`call_threshold`) changed; None where it has none.
+        malignant_shift: Mean change of the malignant probability; None where no class is malignant.
+    """
+
+    images: int
+    auc: dict[str, AucChange]
+    class_flips: Share
+    call_flips: Share | None
+    malignant_shift: Estimate | None
+    before: Floats = field(repr=False, compare=False)  # (N, K)
+    after: Floats = field(repr=False, compare=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON; without the probabilities."""
+        return {
+            "images": self.images,
+            "auc": {name: _plain(change) for name, change in self.auc.items()},
+            "class_flips": _plain(self.class_flips),
+            "call_flips": _plain(self.call_flips),
+            "malignant_shift": _plain(self.malignant_shift),
+        }
+
+
+def _plain(value: Any) -> Any:
+    return {name: _plain(part) for name, part in vars(value).items()} if hasattr(value, "__dict__") else value
+
+
+def single_view_probabilities(
+    classifier: Classifier, images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8]
+) -> Floats:
+    """Calibrated probabilities of images from one unflipped view each, (N, K).
+
+    Args:
+        classifier: The classifier.
+        images: (N, S, S, 3) uint8, or a sequence of (H, W, 3).
+    """
+    logits = []
+    for start in range(0, len(images), _BATCH):
+        squares = [classifier.squares(np.ascontiguousarray(image)) for image in images[start : start + _BATCH]]
+        logits.append(classifier.logits(squares, views="single"))
+    config = classifier.config
+    return calibrated_probabilities(np.concatenate(logits), config.task.head, config.temperature, config.vector)
+
+
+def call_threshold(classifier: Classifier) -> Threshold | None:
+    """The threshold that calls a lesion malignant: of a malignant class, for a sensitivity next to 0.90."""
+    malignant = {task_class.name for task_class in classifier.task.classes if task_class.malignant}
+    found = [
+        threshold
+        for threshold in classifier.config.thresholds
+        if threshold.class_name in malignant and threshold.name.startswith("sensitivity")
+    ]
+    return min(found, key=lambda threshold: abs(threshold.sensitivity - _CALL_SENSITIVITY)) if found else None
+
+
+def compare_answers(
+    classifier: Classifier,
+    classes: NDArray[np.int64],
+    before: Floats,
+    after: Floats,
+    *,
+    replicates: int,
+    rng: np.random.Generator,
+) -> AnswerChange:
+    """Compare the answers to the same images.
+
+    Args:
+        classifier: Whose classes and threshold count.
+        classes: Class of each image in its task, (N,), N at least 1.
+        before, after: Probabilities, (N, K).
+        replicates: Bootstrap resamples, stratified by class.
+        rng: Of the bootstrap.
+    """
+    shift, calls = None, None
+    was, now = classifier.malignant_probability(before), classifier.malignant_probability(after)
+    if was is not None and now is not None:
+        shift = mean_estimate(now - was, classes, replicates=replicates, rng=rng)
+    if (threshold := call_threshold(classifier)) is not None:
+        column = classifier.config.outputs.index(threshold.class_name)
+        calls = _share((before[:, column] >= threshold.value) != (after[:, column] >= threshold.value))
+    return AnswerChange(
+        images=len(classes),
+        auc=_auc_changes(classifier, classes, before, after, replicates, rng),
+        class_flips=_share(before.argmax(1) != after.argmax(1)),
+        call_flips=calls,
+        malignant_shift=shift,
+        before=before,
+        after=after,
+    )
+
+
+def _auc_changes(
+    classifier: Classifier,
+    classes: NDArray[np.int64],
+    before: Floats,
+    after: Floats,
+    replicates: int,
+    rng: np.random.Generator,
+) -> dict[str, AucChange]:
+    """Change of the AUC of each scored class that has enough images, and of their mean where all have."""
+    task, outputs = classifier.task, classifier.config.outputs
+    labels = {name: np.asarray(classes == task.class_names.index(name)) for name in task.scored_names}
+    enough = [n for n, y in labels.items() if min(y.sum(), (~y).sum()) >= _LEAST_OF_A_CLASS and n in outputs]
+    if not enough:
+        return {}
+
+    def statistics(weights: NDArray) -> dict[str, Floats]:
+        values: dict[str, Floats] = {}
+        for when, scores in (("before", before), ("after", after)):
+            for name in enough:
+                column = scores[:, outputs.index(name)]
+                values[f"{when} {name}"] = metrics.auc(metrics.curve(labels[name], column, weights))
+            if len(enough) == len(labels):
+                values[f"{when} mean"] = np.asarray(np.mean([values[f"{when} {name}"] for name in enough], axis=0))
+        return values
+
+    points = statistics(np.ones((1, len(classes)), np.int32))
+    draws = bootstrap(statistics, classes, replicates=replicates, rng=rng)
+    names = [key.removeprefix("after ") for key in points if key.startswith("after ")]
+    changes = {}
+    for name in names:
+        old, new = f"before {name}", f"after {name}"
+        changes[name] = AucChange(
+            _interval_of(points[old], draws[old]),
+            _interval_of(points[new], draws[new]),
+            _interval_of(points[new] - points[old], draws[new] - draws[old]),
+        )
+    return changes
+
+
+def mean_estimate(values: Floats, strata: NDArray, *, replicates: int, rng: np.random.Generator) -> Estimate:
+    """Mean of values (N,) and its 95 % bootstrap interval, stratified."""
+    draws = bootstrap(lambda w: {"mean": metrics.weighted_mean(values, w)}, strata, replicates=replicates, rng=rng)
+    return Estimate(float(values.mean()), *percentile_interval(draws["mean"]))
+
+
+def _interval_of(point: Floats, draws: Floats) -> Estimate:
+    return Estimate(float(point[0]), *percentile_interval(draws))
+
+
+def _share(changed: NDArray[np.bool_]) -> Share:
+    count, of = int(changed.sum()), len(changed)
+    return Share(count / of, *wilson_interval(count, of), count, of)

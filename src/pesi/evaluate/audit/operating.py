@@ -1,0 +1,224 @@
+"""The audit's operating points: what to expect of each threshold, of the triage, and whether deciding by it helps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pesi.evaluate.audit import operating_view as view
+from pesi.evaluate.audit.calibration import audit_targets
+from pesi.evaluate.audit.data import AuditData, AuditOptions, Progress, silent
+from pesi.evaluate.audit.section import Section
+from pesi.evaluate.decision import Decision, decision_curve, decision_values
+from pesi.evaluate.intervals import wilson_interval
+from pesi.predict.calibration import TemperatureConfig, calibrated_probabilities, fit_temperature, fit_vector_scaling
+from pesi.predict.classifier import Classifier
+from pesi.predict.operating import SENSITIVITIES, SPECIFICITIES, Criterion, Interval, expected_rates, threshold_at
+from pesi.predict.triage import TriageRule, fit_triage, rule_of, triage_of
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+PREVALENCES = (0.02, 0.10)  # of malignant lesions among those looked at: screening, and a pigmented-lesion clinic
+POINTS: tuple[tuple[Criterion, float], ...] = (
+    *(("sensitivity", value) for value in SENSITIVITIES),
+    *(("specificity", value) for value in SPECIFICITIES),
+)
+CURVE_THRESHOLDS = np.round(np.arange(0.005, 0.5001, 0.005), 3)
+
+
+@dataclass(frozen=True)
+class _CrossFitted:
+    """What is set on the other folds, applied to each fold.
+
+    Attributes:
+        labels: Name -> which images have it, (N,); only where there are images with and without it.
+        malignant: Name of what the triage is about among them, None where the task does not tell.
+        scores: Name -> calibrated probability, (N,), each image by a calibration fitted on the other folds.
+        called: Point -> which images are called, (N,), each by a threshold of the other folds.
+        levels: Index of each image's triage level, (N,); None where there is no triage.
+    """
+
+    labels: dict[str, Bools]
+    malignant: str | None
+    scores: dict[str, Floats]
+    called: dict[view.PointKey, Bools]
+    levels: NDArray[np.int64] | None
+
+
+def operating_section(
+    data: AuditData, classifier: Classifier, *, options: AuditOptions, progress: Progress = silent
+) -> Section:
+    """Cross-fitted thresholds with predictive values, number needed to excise, decision curves, and the triage.
+
+    Where the bundle was not fitted on these images, also what its own thresholds and triage come to here.
+    """
+    config = classifier.config
+    rule = rule_of(config.triage) or TriageRule()
+    found = _crossfit(data, classifier, options, rule)
+    disease = _disease(found)
+    rng = np.random.default_rng([options.seed, 2])
+    points: dict[view.PointKey, Decision] = {}
+    expected: dict[view.PointKey, tuple[Interval | None, Interval | None]] = {}
+    for done, (key, called) in enumerate(found.called.items(), 1):
+        name, criterion, wanted = key
+        labels = found.labels[name]
+        points[key] = decision_values(labels, called, prevalences=PREVALENCES, replicates=options.replicates, rng=rng)
+        expected[key] = expected_rates(
+            criterion, wanted, labels, found.scores[name], rng=rng, replicates=options.replicates
+        )
+        progress(f"operating points on {data.name}", done, len(found.called))
+    curves = {}
+    if disease is not None:
+        for label, prevalence in (("own", None), *((f"{p:g}", p) for p in PREVALENCES)):
+            curves[label] = decision_curve(
+                found.labels[disease],
+                found.scores[disease],
+                thresholds=CURVE_THRESHOLDS,
+                prevalence=prevalence,
+                replicates=options.replicates,
+                rng=rng,
+            )
+    shipped = _shipped_points(data, classifier, found, options, rng) if not data.fitted_on else {}
+    triage = {}
+    if found.levels is not None:
+        triage["cross-fitted"] = _triage_counts(data, [step.name for step in rule.levels], found.levels)
+    malignant = classifier.malignant_probability(data.probabilities)
+    if config.triage and malignant is not None and not data.fitted_on:
+        reached = triage_of(config.triage, malignant)
+        triage["as the bundle ships"] = _triage_counts(data, [level.level for level in config.triage], reached)
+    return Section(
+        key="operating",
+        title="Operating points: what deciding by the classifier comes to",
+        summary=view.summary(
+            disease, int(found.labels[disease].sum()) if disease else 0, points, shipped, curves, triage
+        ),
+        meaning="A threshold trades cancers missed for healthy lesions cut out; these figures say at what rate, before "
+        "a clinic chooses one.",
+        method=(
+            f"Calibration, thresholds, triage are set on {options.folds - 1} of {options.folds} folds and applied to "
+            "the one left out, pooled; images of one patient or lesion stay in one fold. 95 % intervals by bootstrap "
+            "within each class, of the pooled calls. What to expect on new images: the threshold is set on a resample "
+            "and measured on the images left out of it (Efron 1983), so that the luck of the images that set it is in "
+            "the interval. Predictive values at another prevalence by Bayes' rule. Number needed to excise: lesions "
+            "excised for each with the disease. Net benefit (Vickers and Elkin 2006): true positives less false "
+            "positives weighted by the odds of the threshold probability, a lesion; at another prevalence the "
+            "probabilities are moved there too."
+        ),
+        values={
+            "images": len(data),
+            "disease": disease,
+            "points": [
+                {"class": key[0], "criterion": key[1], "wanted": key[2], **decision.to_dict()}
+                | {
+                    f"expected_{name}": None if interval is None else list(interval)
+                    for name, interval in zip(("sensitivity", "specificity"), expected[key], strict=True)
+                }
+                for key, decision in points.items()
+            ],
+            "shipped_points": [
+                {"class": name, "name": point, "threshold": value, **decision.to_dict()}
+                for (name, point, value), decision in shipped.items()
+            ],
+            "decision_curves": {label: curve.to_dict() for label, curve in curves.items()},
+            "triage_rule": rule.model_dump(mode="json"),
+            "triage": triage,
+        },
+        tables=view.tables(disease, points, expected, shipped, triage),
+        plots=view.plots(disease, curves),
+    )
+
+
+def _crossfit(data: AuditData, classifier: Classifier, options: AuditOptions, rule: TriageRule) -> _CrossFitted:
+    config = classifier.config
+    head, targets = config.task.head, audit_targets(data, classifier)
+    scored = data.task.scored_names
+    labels = {name: data.labels(name) for name in scored}
+    bad = [task_class.name for task_class in data.task.classes if task_class.malignant]
+    malignant = (bad[0] if len(bad) == 1 and bad[0] in labels else "malignant") if bad else None
+    if malignant is not None:
+        labels[malignant] = data.malignant
+    labels = {name: truth for name, truth in labels.items() if truth.any() and not truth.all()}
+    malignant = malignant if malignant in labels else None
+    scores = {name: np.zeros(len(data)) for name in labels}
+    called = {(name, *point): np.zeros(len(data), bool) for name in labels for point in POINTS}
+    levels = None if malignant is None else np.full(len(data), len(rule.levels) - 1, np.int64)
+    folds = data.folds(options.folds, options.seed)
+    for fold in np.unique(folds):
+        held, other = folds == fold, folds != fold
+        on = "the other folds"
+        if config.vector is not None:
+            vector, temperature = (
+                fit_vector_scaling(data.logits[other], targets[other], head, on=on),
+                TemperatureConfig(),
+            )
+        else:
+            vector, temperature = None, fit_temperature(data.logits[other], targets[other], head, on=on)
+        probabilities = calibrated_probabilities(data.logits, head, temperature, vector)
+        total = classifier.malignant_probability(probabilities)
+        for name, truth in labels.items():
+            if name in config.outputs:
+                score = probabilities[:, config.outputs.index(name)]
+            elif total is not None:
+                score = total
+            else:
+                continue
+            scores[name][held] = score[held]
+            if truth[other].all() or not truth[other].any():
+                continue
+            for criterion, wanted in POINTS:
+                point = threshold_at(criterion, wanted, truth[other], score[other], class_name=name, on=on)
+                called[name, criterion, wanted][held] = score[held] >= point.value
+        if levels is not None and total is not None:
+            rules = fit_triage(rule, data.malignant[other], total[other], on=on)
+            if rules:
+                levels[held] = triage_of(rules, total[held])
+    return _CrossFitted(labels, malignant, scores, called, levels)
+
+
+def _disease(found: _CrossFitted) -> str | None:
+    """What the decisions are about: malignancy, or else the first class that can be scored."""
+    return found.malignant or next(iter(found.labels), None)
+
+
+def _shipped_points(
+    data: AuditData, classifier: Classifier, found: _CrossFitted, options: AuditOptions, rng: np.random.Generator
+) -> dict[tuple[str, str, float], Decision]:
+    """The bundle's own thresholds, as they are, on these images: (class, name, threshold) -> what they come to."""
+    outputs = classifier.config.outputs
+    return {
+        (point.class_name, point.name, point.value): decision_values(
+            found.labels[point.class_name],
+            data.probabilities[:, outputs.index(point.class_name)] >= point.value,
+            prevalences=PREVALENCES,
+            replicates=options.replicates,
+            rng=rng,
+        )
+        for point in classifier.config.thresholds
+        if point.class_name in found.labels and point.class_name in outputs
+    }
+
+
+def _triage_counts(data: AuditData, names: list[str], reached: NDArray[np.int64]) -> list[dict[str, Any]]:
+    """How many images of each class come to each level, and the malignant share there."""
+    counts = []
+    for index, name in enumerate(names):
+        inside = reached == index
+        images, malignant = int(inside.sum()), int(data.malignant[inside].sum())
+        counts.append(
+            {
+                "level": name,
+                "images": images,
+                "classes": {
+                    each: int((data.classes[inside] == number).sum())
+                    for number, each in enumerate(data.task.class_names)
+                },
+                "malignant": malignant,
+                "malignant_share": malignant / images if images else None,
+                "malignant_share_ci": list(wilson_interval(malignant, images)) if images else None,
+            }
+        )
+    return counts

@@ -1,0 +1,282 @@
+"""The audit's image quality: what the gate says of these images, and where it closes on degraded copies."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pesi.data.decode import image_size
+from pesi.data.quality import QualityConfig, QualityMeasures, judge_quality, measure_quality
+from pesi.data.transforms import Image, resize
+from pesi.data.verdict import Verdict
+from pesi.errors import PesiError
+from pesi.evaluate import figures
+from pesi.evaluate.audit.data import AuditData, AuditOptions, Progress, silent
+from pesi.evaluate.audit.section import Plot, Section, Table, figure_text
+from pesi.evaluate.intervals import bootstrap, percentile_interval, wilson_interval
+from pesi.evaluate.metrics import auc, curve
+from pesi.predict.calibration import view_probabilities
+from pesi.predict.classifier import Classifier
+from pesi.predict.segmenter import LesionMask, shipped_segmenter, shipped_segmenter_folder
+
+Floats = NDArray[np.float64]
+
+_LEAST = 5  # images with and without each class, below which no AUC is given
+
+# What a bad camera, hand or network connection does, by growing strength.
+DEGRADATIONS: dict[str, tuple[str, tuple[float, ...], Callable[[Image, float], Image]]] = {
+    "blur": (
+        "standard deviation, pixels at a side of 256",
+        (1, 1.5, 2, 3),
+        lambda image, sigma: np.asarray(cv2.GaussianBlur(image, (0, 0), sigma * image.shape[0] / 256), np.uint8),
+    ),
+    "darker": ("share of the light", (0.6, 0.4, 0.2), lambda image, gain: scaled(image, gain)),
+    "brighter": ("times the light", (1.4, 1.8, 2.5), lambda image, gain: scaled(image, gain)),
+    "smaller": ("side, pixels", (128, 64, 48, 32), lambda image, side: resize(image, int(side), int(side))),
+    "JPEG": ("quality of 100", (30, 10, 5), lambda image, quality: jpeg(image, int(quality))),
+}
+
+
+def scaled(image: Image, gain: float) -> Image:
+    """Values times a gain, clipped."""
+    return np.asarray(np.clip(image.astype(np.float32) * gain, 0, 255).round(), np.uint8)
+
+
+def jpeg(image: Image, quality: int) -> Image:
+    """Encoded as JPEG and decoded again."""
+    _, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return np.ascontiguousarray(np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR))[..., ::-1], np.uint8)
+
+
+def quality_section(
+    data: AuditData, classifier: Classifier, *, options: AuditOptions, progress: Progress = silent
+) -> Section:
+    """Verdicts on the images as they are, and on degraded copies with the AUC of those that pass."""
+    config = getattr(classifier.config, "quality", None) or QualityConfig()
+    verdicts = _verdicts_as_they_are(data, config, progress)
+    rows = _degraded(data.take(data.sample(options.stress_images, options.seed)), classifier, config, options, progress)
+    worst = Counter(_worst(verdict) for verdict in verdicts)
+    refused, warned, count = worst["refuse"], worst["warn"], len(data)
+    return Section(
+        key="quality",
+        title="Image quality: what the gate lets through",
+        summary=(
+            f"Of the {count} images of {data.name} the gate refuses {refused} "
+            f"({_share(refused, count)}) and warns at {warned} ({_share(warned, count)}). " + _closing(rows)
+        ),
+        meaning="A picture too poor to judge gets no answer but a request to take it again, which costs a minute; an "
+        "answer from a poor picture could cost more.",
+        method=(
+            "Sharpness and exposure are measured on a copy of one size (a short side of 256 pixels), the lesion in the "
+            f"segmenter's mask, resolution in the file. Degraded copies of {rows[0]['images'] if rows else 0} images; "
+            "AUC from one view of each, the mean over the scored classes, with 95 % stratified-bootstrap intervals; "
+            "the fall is against the same images as they were, on the same resamples."
+        ),
+        values={
+            "images": count,
+            "refused": [refused / count, *wilson_interval(refused, count)],
+            "warned": [warned / count, *wilson_interval(warned, count)],
+            "checks": _by_check(verdicts),
+            "degraded": rows,
+            "limits": config.model_dump(),
+        },
+        tables=(_check_table(verdicts), _degraded_table(rows)),
+        plots=(
+            Plot(
+                _figure(rows),
+                "How many degraded copies are refused (solid) and the AUC of those that are not (dashed), from weak "
+                "to strong.",
+                "Where the solid line has risen before the dashed one falls, patients are protected from answers that "
+                "a poor picture would spoil.",
+            ),
+        ),
+    )
+
+
+def _verdicts_as_they_are(data: AuditData, config: QualityConfig, progress: Progress) -> list[tuple[Verdict, ...]]:
+    segmenter = shipped_segmenter() if shipped_segmenter_folder() else None
+    lesions: list[LesionMask | None] = [None] * len(data)
+    if segmenter is not None:
+        for start in range(0, len(data), 16):
+            lesions[start : start + 16] = segmenter.segment_many(data.images[start : start + 16])
+            progress("finding lesions for the quality gate", min(start + 16, len(data)), len(data))
+    verdicts = []
+    for image, path, lesion in zip(data.images, data.records["path"], lesions, strict=True):
+        mask = None if lesion is None else lesion.mask & lesion.found
+        measures = measure_quality(np.asarray(image), mask=mask)
+        with suppress(PesiError):  # the audit's squares hide how large the files are; pixels may come without one
+            measures = measures._replace(short_side=min(image_size(str(path))))
+        verdicts.append(judge_quality(measures, not_found=lesion.reason if lesion else "", config=config))
+    return verdicts
+
+
+def _degraded(
+    data: AuditData, classifier: Classifier, config: QualityConfig, options: AuditOptions, progress: Progress
+) -> list[dict[str, Any]]:
+    """For each degradation and strength: shares refused and warned, AUC of those that pass, and its fall."""
+    steps = [(name, strength) for name, (_, strengths, _) in DEGRADATIONS.items() for strength in strengths]
+    plain = _probabilities(classifier, [np.asarray(image) for image in data.images])
+    rows = []
+    for done, (name, strength) in enumerate(steps, 1):
+        copies = [DEGRADATIONS[name][2](np.asarray(image), strength) for image in data.images]
+        levels = np.array([_worst(judge_quality(_measured(copy, name, data), config=config)) for copy in copies])
+        poor = _probabilities(classifier, copies)
+        passed = levels != "refuse"
+        refused, warned = int((~passed).sum()), int((levels == "warn").sum())
+        rows.append(
+            {
+                "degradation": name,
+                "strength": float(strength),
+                "images": len(data),
+                "refused": [refused / len(data), *wilson_interval(refused, len(data))],
+                "warned": [warned / len(data), *wilson_interval(warned, len(data))],
+                "all": _areas(data, classifier, poor, plain, np.ones(len(data), bool), options),
+                "passed": _areas(data, classifier, poor, plain, passed, options),
+            }
+        )
+        progress("degrading images for the quality gate", done, len(steps))
+    return rows
+
+
+def _measured(copy: Image, name: str, data: AuditData) -> QualityMeasures:
+    """A copy's measures; only where size is what is degraded does the audit's square stand for the file."""
+    measures = measure_quality(copy)
+    return measures if name == "smaller" else measures._replace(short_side=10**6)
+
+
+def _probabilities(classifier: Classifier, images: list[Image]) -> Floats:
+    """Of one view, uncalibrated, (N, K)."""
+    parts = [
+        classifier.logits([classifier.squares(image) for image in images[start : start + 16]], "single")
+        for start in range(0, len(images), 16)
+    ]
+    return view_probabilities(np.concatenate(parts).astype(np.float64), classifier.config.task.head)
+
+
+def _areas(
+    data: AuditData,
+    classifier: Classifier,
+    poor: Floats,
+    plain: Floats,
+    chosen: NDArray[np.bool_],
+    options: AuditOptions,
+) -> dict[str, list[float] | None]:
+    """Mean AUC over the scored classes of the chosen images, degraded, and its fall; None where they are too few."""
+    columns = [(data.labels(name)[chosen], classifier.config.outputs.index(name)) for name in data.task.scored_names]
+    if any(min(int(labels.sum()), int((~labels).sum())) < _LEAST for labels, _ in columns):
+        return {"auc": None, "fall": None}
+
+    def statistics(weights: NDArray) -> dict[str, Floats]:
+        after, before = (
+            np.mean([auc(curve(labels, values[chosen, column], weights)) for labels, column in columns], axis=0)
+            for values in (poor, plain)
+        )
+        return {"auc": after, "fall": before - after}
+
+    points = statistics(np.ones((1, int(chosen.sum()))))
+    draws = bootstrap(
+        statistics,
+        data.classes[chosen],
+        replicates=options.replicates,
+        rng=np.random.default_rng(options.seed),
+    )
+    return {name: [float(points[name][0]), *percentile_interval(draws[name])] for name in points}
+
+
+def _worst(verdicts: tuple[Verdict, ...]) -> str:
+    levels = {verdict.level for verdict in verdicts}
+    return next(level for level in ("refuse", "warn", "ok") if level in levels)
+
+
+def _by_check(verdicts: list[tuple[Verdict, ...]]) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for name in dict.fromkeys(verdict.check for each in verdicts for verdict in each):
+        own = [verdict for each in verdicts for verdict in each if verdict.check == name]
+        levels = Counter(verdict.level for verdict in own)
+        found[name] = {
+            "measured": len(own),
+            **{level: levels[level] for level in ("ok", "warn", "refuse")},
+            "median": float(np.median([verdict.value for verdict in own])),
+        }
+    return found
+
+
+def _share(count: int, total: int) -> str:
+    low, high = wilson_interval(count, total)
+    return f"{count / total:.1%}, {low:.1%} to {high:.1%}"
+
+
+def _closing(rows: list[dict[str, Any]]) -> str:
+    """At which blur the gate refuses most, in words."""
+    blurred = [row for row in rows if row["degradation"] == "blur" and row["refused"][0] >= 0.5]
+    if not blurred:
+        return "Not even the strongest blur tried is refused for most images."
+    first = blurred[0]
+    return (
+        f"Blurred by {first['strength']:g} pixels at 256, {first['refused'][0]:.0%} are refused "
+        f"({first['refused'][1]:.0%} to {first['refused'][2]:.0%})."
+    )
+
+
+def _check_table(verdicts: list[tuple[Verdict, ...]]) -> Table:
+    rows = []
+    for name, row in _by_check(verdicts).items():
+        total = row["measured"]
+        rows.append(
+            (
+                name.replace("_", " "),
+                str(total),
+                f"{row['warn']} ({_share(row['warn'], total)})",
+                f"{row['refuse']} ({_share(row['refuse'], total)})",
+                f"{row['median']:.3g}",
+            )
+        )
+    return Table(
+        "What each check says of the images as they are.",
+        ("check", "images", "warned (95 % interval)", "refused (95 % interval)", "median value"),
+        tuple(rows),
+    )
+
+
+def _degraded_table(rows: list[dict[str, Any]]) -> Table:
+    def cell(values: list[float] | None) -> str:
+        return figure_text(values[0], values[1:]) if values else "too few"
+
+    return Table(
+        "Degraded copies: how many the gate refuses, and the mean AUC of those that it lets through.",
+        ("degradation", "strength", "refused", "warned", "AUC, all", "AUC, passed", "fall of AUC, passed"),
+        tuple(
+            (
+                row["degradation"],
+                f"{row['strength']:g} ({DEGRADATIONS[row['degradation']][0]})",
+                f"{row['refused'][0]:.0%} ({row['refused'][1]:.0%} to {row['refused'][2]:.0%})",
+                f"{row['warned'][0]:.0%}",
+                cell(row["all"]["auc"]),
+                cell(row["passed"]["auc"]),
+                cell(row["passed"]["fall"]),
+            )
+            for row in rows
+        ),
+    )
+
+
+def _figure(rows: list[dict[str, Any]]) -> str:
+    figure, axes = figures.new_axes(5.4, 3.8)
+    for index, name in enumerate(DEGRADATIONS):
+        own = [row for row in rows if row["degradation"] == name]
+        colour = figures.COLOURS[index]
+        steps = np.arange(1, len(own) + 1)
+        axes.plot(steps, [row["refused"][0] for row in own], "-o", color=colour, markersize=4, label=name)
+        areas = [np.nan if row["passed"]["auc"] is None else row["passed"]["auc"][0] for row in own]
+        axes.plot(steps, areas, "--s", color=colour, markersize=3, linewidth=1)
+    most = max((len(strengths) for _, strengths, _ in DEGRADATIONS.values()), default=1)
+    axes.set(xlabel="strength, step", ylabel="share refused (solid), AUC (dashed)", ylim=(-0.02, 1.02))
+    axes.set_xticks(range(1, most + 1))
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figures.svg_text(figure)

@@ -1,0 +1,162 @@
+"""The audit's calibration and operating points on made-up logits of known calibration."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from scipy.special import softmax
+
+from pesi.data.records import record_table
+from pesi.evaluate.audit.calibration import audit_targets, calibration_section, crossfitted_probabilities
+from pesi.evaluate.audit.data import AuditData, AuditOptions, grouped_folds
+from pesi.evaluate.audit.operating import operating_section
+from pesi.predict.calibration import VectorScaling, fit_temperature, view_probabilities
+from pesi.predict.classifier import Classifier
+from pesi.predict.operating import threshold_at
+
+CODES = ("MEL", "SK", "NV")
+OPTIONS = AuditOptions(replicates=150, folds=4)
+
+
+def audit_data(classifier, count, *, seed=0, too_sharp=1.0, tilt=(0.0, 0.0, 0.0), fitted_on=True):
+    """Logits of four views of which softmax is the truth, then made too sharp and tilted towards some classes."""
+    rng = np.random.default_rng(seed)
+    z = rng.normal((-1.0, -0.5, 0.5), 1.5, (count, 3))
+    classes = (softmax(z, axis=1).cumsum(1) > rng.random((count, 1))).argmax(1)
+    logits = too_sharp * np.repeat(z[:, None], 4, axis=1) + tilt
+    records = record_table(
+        [
+            {"image_id": f"i{i}", "path": f"{i}.jpg", "diagnosis": CODES[k], "split": "val", "source": "made up",
+             "lesion_id": f"lesion {i // 2}"}
+            for i, k in enumerate(classes)
+        ]
+    )  # fmt: skip
+    none = np.zeros((count, 1, 1), bool)
+    return AuditData(
+        "made-up images",
+        records,
+        classifier.task,
+        classes,
+        np.zeros((count, 1, 1, 3), np.uint8),
+        none,
+        none[:, 0, 0],
+        logits,
+        np.zeros((count, 2), np.float32),
+        view_probabilities(logits, "multiclass"),
+        fitted_on,
+    )
+
+
+def test_too_sharp_probabilities_are_found_out_and_mended(classifier):
+    data = audit_data(classifier, 900, too_sharp=3.0)
+    section = calibration_section(data, classifier, options=OPTIONS)
+    json.dumps(section.values, allow_nan=False)
+    methods = section.values["methods"]
+    assert set(methods) == {"none", "temperature", "vector", "isotonic"}
+    before, after = methods["none"]["ece_top"], methods["temperature"]["ece_top"]
+    assert before["value"] > before["perfect_model"][2]
+    assert before["ci"][0] > 0.05
+    assert after["value"] < after["perfect_model"][2]
+    assert after["ci"][0] == 0
+    differences = section.values["differences_from_none"]
+    assert all(found["nll"]["ci"][1] < 0 for found in differences.values())
+    assert "temperature scaling, vector scaling, isotonic regression" in section.summary
+    assert f"{after['value']:.3f}" in section.summary
+    assert len(section.plots) == 2
+    assert all("<svg" in plot.svg for plot in section.plots)
+    assert set(section.values["diagrams"]["malignant"]) == {"none", "temperature", "vector"}
+
+
+def test_a_tilt_is_mended_by_vector_scaling_alone(classifier):
+    data = audit_data(classifier, 900, tilt=(2.0, 0.0, 0.0))
+    section = calibration_section(data, classifier, options=OPTIONS)
+    melanoma = {method: found["ece/melanoma"] for method, found in section.values["methods"].items()}
+    assert melanoma["vector"]["ci"][0] == 0
+    assert melanoma["temperature"]["value"] > melanoma["temperature"]["perfect_model"][2]
+    assert "melanoma, which stands out most" in section.summary
+
+
+def test_what_is_right_already_is_not_said_to_be_bettered(classifier):
+    section = calibration_section(audit_data(classifier, 300), classifier, options=OPTIONS)
+    assert "No calibration is shown to give a better likelihood" in section.summary
+
+
+def test_each_fold_is_calibrated_by_the_others(classifier):
+    data = audit_data(classifier, 200, too_sharp=2.0)
+    found = crossfitted_probabilities(data, classifier, OPTIONS)["temperature"]
+    folds = grouped_folds(data.records, data.classes, 4, 0)
+    lesions = data.records["lesion_id"].to_numpy()
+    targets = audit_targets(data, classifier)
+    for fold in range(4):
+        held = folds == fold
+        assert not set(lesions[held]) & set(lesions[~held])
+        fitted = fit_temperature(data.logits[~held], targets[~held], "multiclass", on="")
+        np.testing.assert_allclose(found[held], view_probabilities(data.logits[held], "multiclass", fitted.value))
+
+
+def test_where_the_bundle_was_not_fitted_its_own_calibration_is_measured_too(classifier):
+    data = audit_data(classifier, 400, too_sharp=3.0, fitted_on=False)
+    calibration = calibration_section(data, classifier, options=OPTIONS)
+    assert calibration.values["methods"]["shipped"]["ece_top"] == calibration.values["methods"]["none"]["ece_top"]
+    assert "that the bundle ships with" in calibration.summary
+    operating = operating_section(data, classifier, options=OPTIONS)
+    points = {(point["class"], point["name"]): point for point in operating.values["shipped_points"]}
+    own = classifier.config.thresholds[0]
+    called = data.probabilities[:, 0] >= own.value
+    found = points[own.class_name, own.name]
+    assert found["sensitivity"]["value"] == pytest.approx(called[data.classes == 0].mean())
+    assert set(operating.values["triage"]) == {"cross-fitted", "as the bundle ships"}
+    assert any("ships with" in table.caption for table in operating.tables)
+    fitted = operating_section(audit_data(classifier, 400), classifier, options=OPTIONS)
+    assert fitted.values["shipped_points"] == []
+
+
+def test_operating_points_are_set_on_the_other_folds(classifier):
+    data = audit_data(classifier, 600)
+    section = operating_section(data, classifier, options=OPTIONS)
+    json.dumps(section.values, allow_nan=False)
+    assert section.values["disease"] == "melanoma"
+    points = {(p["class"], p["criterion"], p["wanted"]): p for p in section.values["points"]}
+    assert len(points) == 10
+    found = points["melanoma", "sensitivity", 0.9]
+    scores = crossfitted_probabilities(data, classifier, OPTIONS)["temperature"][:, 0]
+    folds, labels = grouped_folds(data.records, data.classes, 4, 0), data.classes == 0
+    hits = 0
+    for fold in range(4):
+        held = folds == fold
+        # The temperature is another in each fold: set the threshold on probabilities of that fold's temperature.
+        fitted = fit_temperature(data.logits[~held], audit_targets(data, classifier)[~held], "multiclass", on="")
+        other = view_probabilities(data.logits[~held], "multiclass", fitted.value)[:, 0]
+        value = threshold_at("sensitivity", 0.9, labels[~held], other, class_name="", on="").value
+        hits += int((scores[held & labels] >= value).sum())
+    assert found["sensitivity"]["value"] == pytest.approx(hits / labels.sum())
+    assert found["expected_sensitivity"][0] < 0.9 < found["expected_sensitivity"][1]
+    low, high = found["sensitivity"]["ci"]
+    assert low < found["sensitivity"]["value"] < high
+    assert points["melanoma", "sensitivity", 0.95]["sensitivity"]["value"] >= found["sensitivity"]["value"]
+    assert set(section.values["decision_curves"]) == {"own", "0.02", "0.1"}
+    assert len(section.plots) == 2
+    levels = section.values["triage"]["cross-fitted"]
+    assert [level["level"] for level in levels] == ["excise", "refer", "follow up", "reassure"]
+    assert sum(level["images"] for level in levels) == 600
+    assert sum(level["classes"]["melanoma"] for level in levels) == labels.sum()
+
+
+def test_vector_scaling_of_the_bundle_is_what_is_measured(classifier):
+    vector = VectorScaling(weight=(1.0, 1.0, 1.0), bias=(0.0, 0.0, 0.0))
+    config = classifier.config.model_copy(update={"vector": vector})
+    other = Classifier(config, classifier.network, device="cpu")
+    data = audit_data(other, 400, tilt=(2.0, 0.0, 0.0))
+    assert calibration_section(data, other, options=OPTIONS).values["method"] == "vector"
+    curve = operating_section(data, other, options=OPTIONS).values["decision_curves"]["own"]
+    assert min(curve["gain"][5:40]) > -0.01  # tilted probabilities would do harm, mended ones do not
+
+
+def test_without_the_disease_the_section_says_so(classifier):
+    data = audit_data(classifier, 200)
+    data = data.take(np.flatnonzero(data.classes == 2))
+    section = operating_section(data, classifier, options=OPTIONS)
+    assert "all of one kind" in section.summary
+    assert section.plots == ()

@@ -1,0 +1,63 @@
+"""What an audit measures on: folds that keep lesions together, parts with one image a lesion."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pesi.data.records import record_table
+from pesi.errors import DataError
+from pesi.evaluate.audit.data import grouped_folds, lesion_grouped_part, read_audit_data
+from pesi.taxonomy import TASKS
+
+
+@pytest.fixture
+def records() -> pd.DataFrame:
+    """120 images of 60 lesions, a third of each diagnosis, and ten of a diagnosis outside of the task."""
+    rows = [
+        {
+            "image_id": f"i{n:03d}",
+            "path": f"{n}.png",
+            "source": "made",
+            "diagnosis": ["MEL", "SK", "NV"][n // 2 % 3],
+            "lesion_id": f"l{n // 2}",
+        }
+        for n in range(120)
+    ]
+    rows += [{"image_id": f"x{n}", "path": f"x{n}.png", "source": "made", "diagnosis": "DF"} for n in range(10)]
+    return record_table(rows)
+
+
+def test_folds_keep_lesions_together_and_classes_even(records):
+    kept = records[records["diagnosis"] != "DF"].reset_index(drop=True)
+    classes = pd.factorize(kept["diagnosis"])[0].astype(np.int64)
+    folds = grouped_folds(kept, classes, 5, 0)
+    assert (kept.assign(fold=folds).groupby("lesion_id")["fold"].nunique() == 1).all()
+    assert pd.crosstab(folds, classes).to_numpy().min() >= 6  # 40 of each class over 5 folds, two at a time
+
+
+def test_a_part_has_one_image_a_lesion_and_the_shares_of_the_whole(records):
+    part = lesion_grouped_part(records, TASKS["isic2017"], 30, seed=1)
+    assert part["lesion_id"].is_unique
+    assert part["diagnosis"].value_counts().to_dict() == {"MEL": 10, "SK": 10, "NV": 10}
+    again = lesion_grouped_part(records.sample(frac=1, random_state=3).sort_index(), TASKS["isic2017"], 30, seed=1)
+    assert list(again["image_id"]) == list(part["image_id"])
+    assert len(lesion_grouped_part(records, TASKS["isic2017"], 1000, seed=1)) == 60
+
+
+def test_data_is_what_the_classifier_says(classifier, spots):
+    table = pd.concat([spots[spots["split"] == "val"], spots.head(1).assign(image_id="other", diagnosis="DF")])
+    seen = []
+    data = read_audit_data(classifier, table, "spots val", progress=lambda *step: seen.append(step))
+    assert "other" not in set(data.records["image_id"])
+    assert data.has_mask.all()
+    for index in (0, 7):
+        prediction = classifier.predict(data.records["path"].iloc[index])
+        np.testing.assert_allclose(data.probabilities[index], list(prediction.probabilities.values()), atol=1e-5)
+    assert seen[-1] == ("predicting spots val", 12, 12)
+    part = data.take(data.sample(6, seed=0))
+    assert len(part) == 6
+    assert np.bincount(part.classes).tolist() == [2, 2, 2]
+    with pytest.raises(DataError, match="None of the images"):
+        read_audit_data(classifier, spots.assign(diagnosis="DF"), "spots")
