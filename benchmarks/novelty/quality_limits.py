@@ -54,8 +54,8 @@ def main() -> None:
     for name, measures in sets.items():
         for field in QualityMeasures._fields:
             values = [getattr(m, field) for m in measures if getattr(m, field) is not None]
-            cells = " | ".join(f"{value:.3g}" for value in np.quantile(values, SHARES))
-            print(f"| {name} | {field} | {cells} |")
+            quantiles = " | ".join(f"{value:.3g}" for value in np.quantile(values, SHARES))
+            print(f"| {name} | {field} | {quantiles} |")
     print("\n| images | check | warned | refused |\n|---|---|---|---|")
     for name, measures in sets.items():
         verdicts = [judge_quality(m) for m in measures]

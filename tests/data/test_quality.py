@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pesi.data.decode import decode_image
 from pesi.data.quality import (
     QualityConfig,
+    blockiness,
     cut_share,
     judge_quality,
     measure_quality,
@@ -45,7 +46,8 @@ def disc(size: int, x: float, y: float, radius: float) -> NDArray[np.bool_]:
 
 def test_a_good_picture_passes_every_check() -> None:
     found = levels(textured(), mask=disc(512, 256, 256, 100))
-    assert set(found) == {"short_side", "sharpness", "dark", "bright", "burnt", "lesion_area", "cut_share"}
+    light = {"dark", "bright", "burnt"}
+    assert set(found) == {"short_side", "sharpness", "blocks", "lesion_area", "cut_share"} | light
     assert set(found.values()) == {"ok"}
 
 
@@ -104,6 +106,19 @@ def test_a_thumbnail_is_refused_and_the_reason_says_what_to_do() -> None:
     assert (verdict.check, verdict.level, verdict.value) == ("short_side", "refuse", 48)
     assert "48 pixels" in verdict.reason
     assert "original" in verdict.reason
+
+
+def test_blocks_are_seen_at_low_jpeg_quality_only() -> None:
+    def saved(quality: int) -> NDArray[np.uint8]:
+        return np.asarray(cv2.imdecode(cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], 1))
+
+    picture = textured(256)
+    assert blockiness(picture) == pytest.approx(1, abs=0.05)
+    assert levels(saved(90))["blocks"] == "ok"
+    assert levels(saved(5))["blocks"] == "refuse"
+    # Steps of known height: 8 at every eighth column, none elsewhere, none between rows.
+    stairs = np.repeat(np.repeat(np.arange(0, 128, 8, dtype=np.uint8), 8)[None], 128, axis=0)
+    assert blockiness(np.repeat(stairs[..., None], 3, axis=2)) == pytest.approx(((8 + 0.5) / 0.5 + 1) / 2)
 
 
 def test_cut_share_of_a_square_at_the_edge_is_a_quarter() -> None:

@@ -24,7 +24,8 @@ def copy(tmp_path, tiny_run):
 
 
 def test_round_trip(tmp_path, classifier):
-    config = save_bundle(tmp_path / "again", classifier.config, classifier.network, card="# card", novelty=classifier.novelty)
+    known = classifier.novelty
+    config = save_bundle(tmp_path / "again", classifier.config, classifier.network, card="# card", novelty=known)
     again, network, novelty = load_bundle(tmp_path / "again")
     assert again == config == classifier.config
     for name, value in classifier.network.state_dict().items():
@@ -32,7 +33,7 @@ def test_round_trip(tmp_path, classifier):
     files = ["README.md", "config.json", "model.safetensors", "novelty.safetensors"]
     assert sorted(p.name for p in (tmp_path / "again").iterdir()) == files
     score = novelty_score(np.ones((1, 2048), np.float32), novelty)
-    assert score == pytest.approx(novelty_score(np.ones((1, 2048), np.float32), classifier.novelty))
+    assert score == pytest.approx(novelty_score(np.ones((1, 2048), np.float32), known))
 
 
 def test_half_precision_weights_load(tmp_path, classifier):

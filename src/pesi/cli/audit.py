@@ -104,11 +104,11 @@ def _read_sets(
     first = chosen_records(data, None, split)
     fitted = classifier.config.provenance.get("splits", {}).get("val", {}).get("sha256")
     wanted: list[tuple[pd.DataFrame, str, bool]] = [
-        (first, f"{Path(data).name} {split}", id_lists(first.assign(split="val"))["val"]["sha256"] == fitted)
+        (first, f"{Path(data).stem} {split}", id_lists(first.assign(split="val"))["val"]["sha256"] == fitted)
     ]
     for name in also:
         records = lesion_grouped_part(chosen_records(name, None, "all"), classifier.task, also_images, seed)
-        wanted.append((records, Path(name).name, False))
+        wanted.append((records, Path(name).stem, False))
     return [
         read_audit_data(
             classifier, records, name, fitted_on=known, cache_dir=str(cache) if cache else None, progress=bars
@@ -136,14 +136,18 @@ def _bars(show: bool) -> Iterator[Progress]:
     from tqdm import tqdm
 
     from pesi.cli.bars import move
+    from pesi.evaluate.audit.data import silent
 
+    if not show:  # a disabled bar does not know its own name
+        yield silent
+        return
     current: list[tqdm] = []
 
     def progress(what: str, done: int, total: int) -> None:
         if current and (current[0].desc != f"{what}: " or current[0].n > done):
             current.pop().close()
         if not current:
-            current.append(tqdm(total=total, desc=what, leave=True, disable=not show, file=sys.stderr))
+            current.append(tqdm(total=total, desc=what, leave=True, file=sys.stderr))
         move(current[0], done)
 
     try:

@@ -117,9 +117,7 @@ def _outputs(classifier: Classifier, records: pd.DataFrame, cache: Path | None, 
     from pesi.predict.decisions import network_outputs
 
     paths = list(records["path"])
-    regions = [
-        cached_squares(paths, region, cache_dir=str(cache) if cache else None) for region in classifier.regions
-    ]
+    regions = [cached_squares(paths, region, cache_dir=str(cache) if cache else None) for region in classifier.regions]
     with tqdm(total=len(paths), unit="image", desc="predicting", disable=not show, leave=False) as bar:
         return network_outputs(
             classifier,

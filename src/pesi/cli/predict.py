@@ -42,6 +42,9 @@ def predict(
     gates: Annotated[
         bool, typer.Option(help="Give no result for an image of poor quality, or unlike those learned from.")
     ] = True,
+    reference: Annotated[
+        Path | None, typer.Option(help="A reference set (`pesi similar build`): also name the cases most like each.")
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 16,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ... Default: a GPU if there is one.")] = None,
     progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
@@ -58,6 +61,8 @@ def predict(
 
         pesi predict mole.jpg --overlay pictures/
 
+        pesi predict mole.jpg --reference references
+
         pesi predict photos/ --bundle runs/mine/bundle --out photos.csv
 
         pesi predict isic2017/images/test --bundle runs/mine/bundle --format isic2017 --out submission.csv
@@ -67,6 +72,7 @@ def predict(
     from pesi.files import write_text
     from pesi.predict.classifier import load
     from pesi.predict.prediction import Refusal
+    from pesi.predict.similar import load_reference
     from pesi.predict.tables import check_output, isic2017_submission, write_predictions
 
     if out is not None:
@@ -78,7 +84,8 @@ def predict(
     show = progress and sys.stderr.isatty() and len(paths) > 1
     results: list[Prediction | Refusal] = []
     gates = gates and format_ is Format.table
-    stream = classifier.predict_many(paths, views=views, gates=gates, batch_size=batch_size)
+    cases = load_reference(reference) if reference is not None else None
+    stream = classifier.predict_many(paths, views=views, gates=gates, reference=cases, batch_size=batch_size)
     with tqdm(total=len(paths), unit="image", desc="predicting", disable=not show, leave=False) as bar:
         for result in stream:
             results.append(result)
@@ -147,6 +154,11 @@ def _print(results: list[Prediction | Refusal]) -> None:
                 continue
             values = ", ".join(f"{name} {value:.3f}" for name, value in result.probabilities.items())
             print(f"{result.image_id}: {values}; triage: {result.triage or 'none'}")
+            if result.similar:
+                found = ", ".join(
+                    f"{case.diagnosis} ({case.image_id}, {case.similarity:.2f})" for case in result.similar
+                )
+                print(f"  most like: {found}")
             for verdict in result.verdicts:
                 if verdict.level == "warn":
                     print(f"  warning: {verdict.reason}")

@@ -100,7 +100,6 @@ def find(
 
     cases = load_reference(reference)
     classifier = load(bundle, device=device)
-    cases.check_bundle(classifier)
     query = decode_image(image)
     nearest = cases.similar_to(classifier, query, k, without_image=image.stem if without_own else None)
     for case in nearest:

@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from pesi.data.transforms import Image, fit_square
-from pesi.predict.similar import Similar
+from pesi.predict.prediction import Similar
 from pesi.taxonomy import DIAGNOSES
 
 _SIDE = 320  # pixels of a picture on the sheet
@@ -31,9 +31,7 @@ def contact_sheet_png(query: Image, similar: Sequence[tuple[Similar, Image | Non
     rows = -(-panels // columns)
     figure = Figure(figsize=(2.9 * columns, 3.3 * rows + 0.4), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(
-        f"{title}: similar cases (same features of the network, not proof of the same diagnosis)", fontsize=9
-    )
+    figure.suptitle(f"{title}: what the network finds most alike (no proof of a diagnosis)", fontsize=9)
     _panel(figure.add_subplot(rows, columns, 1), query, "the image asked about")
     for index, (case, picture) in enumerate(similar):
         known = DIAGNOSES[case.diagnosis].name if case.diagnosis in DIAGNOSES else case.diagnosis

@@ -22,6 +22,7 @@ Floats = NDArray[np.float64]
 Score = Callable[[NDArray[np.uint8]], Floats]  # pictures (N, S, S, 3) -> probability of the explained class, (N,)
 
 RANDOM, SCATTERED, CENTRE = "random", "random pixels", "middle of the picture"
+ATTENTION = "Pesi attention, mean of the stages"
 BASELINES = (RANDOM, SCATTERED, CENTRE)
 TOLERANCE = 0.03  # of the side: Zhang et al. allow 15 pixels on pictures of about 500
 BLUR = 0.08  # of the side, standard deviation: no structure of a lesion is left, only its place and colour
@@ -183,7 +184,7 @@ def explaining_maps(
     maps: dict[str, Map] = {"class activation": explanation.cam}
     if explanation.attention:
         stages = list(explanation.attention.values())
-        maps["Pesi attention, mean of the stages"] = np.asarray(np.mean(stages, axis=0), np.float32)
+        maps[ATTENTION] = np.asarray(np.mean(stages, axis=0), np.float32)
         maps["Pesi attention, last stage"] = stages[-1]
         maps["class activation x attention"] = explanation.blended
     size = explanation.image.shape[0]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -27,11 +27,14 @@ from pesi.predict.bundle_files import bundle_kind
 from pesi.predict.calibration import calibrated_probabilities
 from pesi.predict.conformal import prediction_sets
 from pesi.predict.novelty import NoveltyStatistics, novelty_score, novelty_verdict
-from pesi.predict.prediction import Prediction, Refusal
+from pesi.predict.prediction import Prediction, Refusal, Similar
 from pesi.predict.segmenter import LesionSegmenter, shipped_segmenter, shipped_segmenter_folder
 from pesi.predict.stream import predict_stream
 from pesi.predict.uncertainty import uncertainty_of
 from pesi.taxonomy import Task
+
+if TYPE_CHECKING:
+    from pesi.predict.similar import ReferenceSet
 
 ImageSource = str | Path | bytes | Image
 
@@ -185,8 +188,9 @@ class Classifier:
         views: str | None,
         seconds: dict[str, float],
         verdicts: tuple[Verdict, ...] = (),
+        similar: Sequence[Similar] = (),
     ) -> Prediction:
-        """A Prediction from the logits of one image's views, (V, K), and what the gates said."""
+        """A Prediction from the logits of one image's views, (V, K), what the gates said, and similar cases."""
         config = self.config
         samples = self.view_probabilities(logits[None])[0]
         values = samples.mean(axis=0)
@@ -220,6 +224,7 @@ class Classifier:
             },
             verdicts=verdicts,
             no_result=" ".join(refusals),
+            similar=tuple(similar),
             logits=logits,
         )
 
@@ -234,6 +239,8 @@ class Classifier:
         image_ids: Iterable[str] | None = None,
         views: str | None = None,
         gates: bool = True,
+        reference: ReferenceSet | None = None,
+        similar: int = 5,
         batch_size: int = 16,
         progress: Callable[[int], None] | None = None,
     ) -> Iterator[Prediction | Refusal]:
@@ -244,17 +251,27 @@ class Classifier:
             image_ids: Their ids; default the files' names without their endings.
             views: A key of `VIEWS`; default the bundle's.
             gates: As for `predict`.
+            reference: Labelled images to look for similar cases in; built with this bundle and these views.
+            similar: How many of them.
             batch_size: Images (not views) at a time.
             progress: Called with the number of images done after each batch.
         """
+        if reference is not None:
+            reference.check_bundle(self, views)
+
+        def prediction(
+            image_id: str, path: str, reading: Reading, answer: Outputs, seconds: dict[str, float]
+        ) -> Prediction:
+            cases = () if reference is None else reference.nearest(answer.features, similar)
+            verdicts = self._verdicts(reading, answer, gates)
+            return self.prediction(image_id, path, answer.logits, views, seconds, verdicts, cases)
+
         return predict_stream(
             paths,
             image_ids,
             read=lambda path: self.read(path, gates=gates),
             answer=lambda readings: _each(self.outputs([reading.squares for reading in readings], views)),
-            prediction=lambda image_id, path, reading, answer, seconds: self.prediction(
-                image_id, path, answer.logits, views, seconds, self._verdicts(reading, answer, gates)
-            ),
+            prediction=prediction,
             batch_size=batch_size,
             progress=progress,
         )

@@ -77,7 +77,7 @@ def fit_decisions(
     novelty: NoveltyStatistics | None = None,
     seed: int = 0,
 ) -> Decisions:
-    """The config with calibration, thresholds, triage, prediction sets and the novelty threshold set on labelled images.
+    """The config with calibration, thresholds, triage, prediction sets and novelty threshold set on labelled images.
 
     Args:
         config: What the network is.

@@ -177,5 +177,6 @@ def ensemble_prediction(
         sets={},
         verdicts=(),
         no_result="",
+        similar=(),
         logits=np.asarray(np.log(p) if ensemble.head == "multiclass" else logit(p), np.float32),
     )

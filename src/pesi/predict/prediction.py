@@ -4,13 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pesi.data.verdict import Verdict
 from pesi.predict.uncertainty import Uncertainty
+
+
+class Similar(NamedTuple):
+    """A similar case: cosine of the angle between the features, -1..1, and what is known of the image."""
+
+    image_id: str
+    diagnosis: str
+    similarity: float
+    path: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, for JSON."""
+        return self._asdict()
 
 
 @dataclass(frozen=True)
@@ -27,6 +40,7 @@ class Prediction:
         no_result: Why the prediction must not be used, in words: the refusals among the verdicts; "" where it may.
         verdicts: What the image-quality gate and the novelty check said; empty where they were left out.
         uncertainty: How unsure the probabilities are, and how far the views disagree.
+        similar: The most similar cases of a reference set, with their known diagnoses; empty where none was given.
         sets: Wanted coverage, such as "0.90" -> the classes that remain possible; empty where the bundle has none.
         views: Name of the views that were averaged.
         bundle_id: Which classifier.
@@ -47,6 +61,7 @@ class Prediction:
     sets: Mapping[str, tuple[str, ...]]
     verdicts: tuple[Verdict, ...]
     no_result: str
+    similar: tuple[Similar, ...]
     logits: NDArray[np.float32] = field(repr=False, compare=False)
 
     @property
@@ -66,6 +81,7 @@ class Prediction:
             "no_result": self.no_result or None,
             "prediction_sets": {coverage: list(names) for coverage, names in self.sets.items()},
             "uncertainty": self.uncertainty.to_dict(),
+            "similar": [case.to_dict() for case in self.similar],
             "verdicts": [verdict.to_dict() for verdict in self.verdicts],
             "views": self.views,
             "bundle": self.bundle_id,

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,7 +18,7 @@ from safetensors.numpy import save as pack
 from pesi.errors import BundleError, DataError, ImageError
 from pesi.files import whole_file, write_text
 from pesi.predict.classifier import Classifier, ImageSource
-from pesi.predict.prediction import Refusal
+from pesi.predict.prediction import Refusal, Similar
 
 REFERENCE, FEATURES = "reference.json", "features.safetensors"
 FORMAT_VERSION = 1
@@ -63,19 +62,6 @@ class ReferenceConfig(BaseModel):
     views: str
     features_sha256: str
     cases: tuple[ReferenceCase, ...]
-
-
-class Similar(NamedTuple):
-    """A similar case: cosine of the angle between the features, -1..1, and what is known of the image."""
-
-    image_id: str
-    diagnosis: str
-    similarity: float
-    path: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain values, for JSON."""
-        return self._asdict()
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,12 +118,22 @@ class ReferenceSet:
             for index, case in ((index, self.config.cases[index]) for index in order[: max(k, 0)])
         ]
 
-    def check_bundle(self, classifier: Classifier) -> None:
+    def check_bundle(self, classifier: Classifier, views: str | None = None) -> None:
         """Make sure that the set was built with this classifier.
 
+        Args:
+            classifier: Whose features are looked up.
+            views: Over which they are averaged; default the bundle's.
+
         Raises:
-            BundleError: It was not: features of two networks have nothing in common.
+            BundleError: It was not: features of two networks have nothing in common; or with other views.
         """
+        if self.config.views != (views or classifier.config.views):
+            raise BundleError(
+                f"The reference set was built with the views {self.config.views}, not "
+                f"{views or classifier.config.views}.",
+                f"Predict with --views {self.config.views}, or build it again.",
+            )
         if self.config.bundle != classifier.config.bundle_id:
             raise BundleError(
                 f"The reference set was built with the bundle {self.config.bundle}, not {classifier.config.bundle_id}.",
@@ -153,7 +149,7 @@ class ReferenceSet:
             BundleError: The classifier is not the one that the set was built with.
             ImageError: The image is refused.
         """
-        self.check_bundle(classifier)
+        self.check_bundle(classifier, self.config.views)
         features = classifier.outputs([classifier.squares(source)], self.config.views).features[0]
         return self.nearest(features, k, without_image=without_image)
 

@@ -33,8 +33,9 @@ def check_output(path: str | Path) -> None:
 def write_predictions(path: str | Path, results: Sequence[Prediction | Refusal]) -> None:
     """Write predictions to a file, in the format of its ending, whole or not at all.
 
-    Tables (.csv, .parquet) have the columns image, one probability a class, triage, no_result; files that cannot be read
-    are left out of them, and images without a result have no probabilities but the reason. JSON (.json: a list, .jsonl: one object a line) holds everything, refusals too.
+    Tables (.csv, .parquet) have the columns image, one probability a class, triage, no_result; files that cannot be
+    read are left out of them, and images without a result have the reason and no probabilities. JSON (.json: a list,
+    .jsonl: one object a line) holds everything, refusals too.
 
     Raises:
         PesiError: The ending is unknown.

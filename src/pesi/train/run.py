@@ -218,7 +218,9 @@ def run_training(
         raise KeyboardInterrupt
     if not trainer.is_global_zero:
         return {}
-    return finish_run(folder, recipe, settings.data, parts["val"], squares["val"], squares["train"], classes["val"], task, say=say)
+    return finish_run(
+        folder, recipe, settings.data, parts["val"], squares["val"], squares["train"], classes["val"], task, say=say
+    )
 
 
 def pretrained_file(recipe: Recipe, settings: RunSettings) -> Path | None:

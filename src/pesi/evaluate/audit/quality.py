@@ -272,9 +272,11 @@ def _figure(rows: list[dict[str, Any]]) -> str:
         own = [row for row in rows if row["degradation"] == name]
         colour = figures.COLOURS[index]
         steps = np.arange(1, len(own) + 1)
-        axes.plot(steps, [row["refused"][0] for row in own], "-o", color=colour, markersize=4, label=name)
+        axes.plot(
+            steps, [row["refused"][0] for row in own], "-" + "osD^v"[index % 5], color=colour, markersize=4, label=name
+        )
         areas = [np.nan if row["passed"]["auc"] is None else row["passed"]["auc"][0] for row in own]
-        axes.plot(steps, areas, "--s", color=colour, markersize=3, linewidth=1)
+        axes.plot(steps, areas, "--" + "osD^v"[index % 5], color=colour, markersize=3, linewidth=1)
     most = max((len(strengths) for _, strengths, _ in DEGRADATIONS.values()), default=1)
     axes.set(xlabel="strength, step", ylabel="share refused (solid), AUC (dashed)", ylim=(-0.02, 1.02))
     axes.set_xticks(range(1, most + 1))

@@ -151,4 +151,6 @@ def run_audit(
             sections.append(topic.measure(data, classifier, options=options, progress=progress))
             seconds[topic.key] = seconds.get(topic.key, 0.0) + time.perf_counter() - started
         parts.append(SetAudit(data.name, len(data), data.fitted_on, tuple(sections)))
-    return Audit(classifier.config.bundle_id, tuple(parts), claims(classifier, parts[0].sections), options, seconds)
+    return Audit(
+        classifier.config.bundle_id, tuple(parts), claims(classifier, sets[0], parts[0].sections), options, seconds
+    )

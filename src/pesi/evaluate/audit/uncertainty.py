@@ -41,6 +41,7 @@ from pesi.predict.conformal import (
     prediction_sets,
     set_coverage,
 )
+from pesi.predict.novelty import novelty_score
 from pesi.predict.uncertainty import confidence_measures, entropy_split
 
 Floats = NDArray[np.float64]
@@ -104,7 +105,7 @@ def uncertainty_section(
     options: AuditOptions,
     progress: Progress = silent,
     scores: Mapping[str, Floats] | None = None,
-    conformal: Sequence[ConformalConfig] = (),
+    conformal: Sequence[ConformalConfig] | None = None,
 ) -> Section:
     """Conformal coverage, entropy split, risk-coverage and abstention.
 
@@ -113,9 +114,13 @@ def uncertainty_section(
         classifier: Who predicted them.
         options: Folds, replicates and seed.
         progress: Told what is done.
-        scores: More confidences to compare, each (N,), higher is surer (a novelty score negated).
-        conformal: The bundle's own; measured where `data` did not set it.
+        scores: More confidences to compare, each (N,), higher is surer; None: the novelty score negated, if the bundle
+            has one.
+        conformal: Prediction sets to measure where `data` did not set them; None: the bundle's own.
     """
+    if scores is None and classifier.novelty is not None:
+        scores = {"familiarity (novelty negated)": -novelty_score(data.features, classifier.novelty)}
+    conformal = classifier.config.conformal if conformal is None else conformal
     head = classifier.config.task.head
     names = classifier.config.outputs
     samples = classifier.view_probabilities(data.logits)

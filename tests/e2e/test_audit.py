@@ -1,0 +1,152 @@
+"""`pesi audit` and `pesi calibrate` as a user runs them: every file, and the report in a real browser, offline."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from playwright.sync_api import sync_playwright
+from pypdf import PdfReader
+from sklearn.metrics import roc_auc_score
+from typer.testing import CliRunner
+
+from conftest import write_spots
+from pesi.cli.app import app
+from pesi.evaluate.audit.run import TOPICS
+from pesi.predict.bundle import read_config
+
+CHROMIUM = shutil.which("chromium")
+FIRST = {topic.key for topic in TOPICS}
+EVERYWHERE = {topic.key for topic in TOPICS if topic.everywhere}
+
+
+def run(*arguments: object) -> str:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def spots_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty labelled spots as a user's own CSV, with masks, sex and age."""
+    folder = tmp_path_factory.mktemp("clinic")
+    table = write_spots(folder, train=0, val=40, seed=5)
+    rng = np.random.default_rng(0)
+    table["sex"] = rng.choice(["female", "male"], len(table))
+    table["age"] = rng.integers(20, 90, len(table)).astype(float)
+    table.to_csv(folder / "clinic.csv", index=False)
+    return folder / "clinic.csv"
+
+
+@pytest.fixture(scope="module")
+def audited(tmp_path_factory: pytest.TempPathFactory, tiny_run: Path, spots_csv: Path) -> Path:
+    """The audit of a copy of the tiny run's bundle, kept in it."""
+    folder = tmp_path_factory.mktemp("audited")
+    shutil.copytree(tiny_run / "bundle", folder / "bundle")
+    run(
+        *("audit", folder / "bundle", "--data", spots_csv, "--split", "val", "--also", spots_csv, "--also-images", 20),
+        *("--out", folder / "out", "--replicates", 100, "--stress-images", 12, "--keep", "--no-progress"),
+        *("--cache", folder / "cache"),
+    )
+    return folder
+
+
+def test_everything_is_measured_and_written(audited):
+    names = {path.name for path in (audited / "out").iterdir()}
+    assert names >= {"report.html", "report.pdf", "audit.json", "README.md", "predictions-clinic-val.csv"}
+    audit = json.loads((audited / "out" / "audit.json").read_text())
+    assert set(audit["sets"][0]["sections"]) == FIRST
+    assert set(audit["sets"][1]["sections"]) == EVERYWHERE
+    assert [part["fitted_on"] for part in audit["sets"]] == [False, False]
+    for section in audit["sets"][0]["sections"].values():
+        assert section["summary"]
+        assert section["meaning"]
+
+
+def test_anyone_can_score_it_again(audited):
+    audit = json.loads((audited / "out" / "audit.json").read_text())
+    table = pd.read_csv(audited / "out" / "predictions-clinic-val.csv")
+    scores = audit["sets"][0]["sections"]["performance"]["values"]
+    for name, code in (("melanoma", "MEL"), ("seborrheic_keratosis", "SK")):
+        expected = roc_auc_score(table["diagnosis"] == code, table[name])
+        assert scores["tasks"][name]["auc"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_card_and_the_evidence_go_into_the_bundle(audited):
+    card = (audited / "bundle" / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: pesi-cnn")
+    for heading in ("Intended use", "Data and licence", "Results", "Claimed and measured", "Limits", "CLEAR Derm"):
+        assert f"## {heading}" in card
+    assert "## TRIPOD+AI" in card
+    assert (audited / "bundle" / "audit.json").read_text() == (audited / "out" / "audit.json").read_text()
+    assert read_config(audited / "bundle")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium")
+def test_the_report_opens_offline_in_a_browser(audited):
+    """No request leaves the page, nothing is blocked or broken, and every link of the page leads somewhere in it."""
+    page_file = audited / "out" / "report.html"
+    requests, complaints = [], []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1200, "height": 900})
+        page.on("request", lambda request: requests.append(request.url))
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.goto(page_file.as_uri())
+        assert [url for url in requests if not url.startswith("data:")] == [page_file.as_uri()]
+        assert complaints == []
+        broken = "[...document.images].filter(i => !i.complete || !i.naturalWidth).length"
+        assert page.evaluate(broken) == 0
+        targets = page.eval_on_selector_all("a", "links => links.map(a => a.getAttribute('href').slice(1))")
+        assert targets
+        assert all(page.evaluate("id => !!document.getElementById(id)", target) for target in targets)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 1200
+        figures = page.locator("figure").count()
+        assert figures > 15
+        assert page.locator("figure:visible").count() == figures
+        headings = page.locator("h3").all_inner_texts()
+        assert "Telling the classes apart" in headings
+        browser.close()
+
+
+def test_every_figure_says_what_it_means(audited):
+    html = (audited / "out" / "report.html").read_text()
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", html, re.DOTALL)
+    plots = [caption for caption in captions if 'class="patient"' in caption]
+    assert len(plots) == html.count("<figure role=")
+    assert all(len(re.sub("<.*?>", "", caption)) > 40 for caption in plots)
+
+
+def test_the_pdf_has_pages_with_the_same_words(audited):
+    pages = PdfReader(audited / "out" / "report.pdf").pages
+    text = " ".join(page.extract_text() for page in pages)
+    assert len(pages) > 5
+    assert "Claimed and measured" in text
+    assert "CLEAR Derm" in text
+
+
+def test_calibrate_makes_a_new_bundle_of_the_same_weights(tmp_path, tiny_run, spots_csv):
+    rule = tmp_path / "triage.toml"
+    levels = ('name = "see today"\ncriterion = "sensitivity"\nvalue = 0.9', 'name = "later"\ncriterion = "rest"')
+    rule.write_text("".join(f"[[level]]\n{level}\n" for level in levels))
+    said = run(
+        *("calibrate", tiny_run / "bundle", "--data", spots_csv, "--split", "val", "--method", "vector"),
+        *("--triage", rule, "--known", "val", "--out", tmp_path / "new", "--no-progress"),
+    )
+    before, after = read_config(tiny_run / "bundle"), read_config(tmp_path / "new")
+    assert after.weights_sha256 == before.weights_sha256
+    assert after.vector is not None
+    assert after.temperature.value == 1
+    assert [level.level for level in after.triage] == ["see today", "later"]
+    assert after.novelty.train_images == 40
+    assert "the val images of clinic" in said
+    refused = CliRunner().invoke(
+        app, ["calibrate", str(tiny_run / "bundle"), "--data", str(spots_csv), "--out", str(tiny_run / "bundle")]
+    )
+    assert "Choose another --out" in str(refused.exception)
