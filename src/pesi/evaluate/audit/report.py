@@ -8,6 +8,7 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+from PIL import ImageFile
 
 from pesi.errors import PesiError
 from pesi.evaluate.audit.checklists import answered_checklists
@@ -54,6 +55,7 @@ def write_pdf(html: str, path: str | Path) -> None:
         PesiError: WeasyPrint or the Pango library that it needs is not installed.
         StorageError: The file cannot be written.
     """
+    tolerant = ImageFile.LOAD_TRUNCATED_IMAGES
     try:
         import weasyprint
     except (ImportError, OSError) as error:  # OSError: WeasyPrint is there, Pango is not
@@ -62,5 +64,8 @@ def write_pdf(html: str, path: str | Path) -> None:
             'Install it with: pip install "pesi-cnn[pdf]", and the system\'s Pango (Debian: libpangoft2-1.0-0 '
             "libharfbuzz-subset0); or leave the PDF out with --no-pdf.",
         ) from error
+    finally:
+        # WeasyPrint tells Pillow to read damaged files without a word; what reads patients' images must not.
+        ImageFile.LOAD_TRUNCATED_IMAGES = tolerant
     with whole_file(path) as temporary:
         temporary.write_bytes(weasyprint.HTML(string=html).write_pdf())
