@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from pesi.data.decode import decode_image
-from pesi.data.quality import QualityMeasures, judge_quality, measure_quality
+from pesi.data.quality import judge_quality
+from pesi.data.quality_measures import QualityMeasures, measure_quality
 from pesi.data.readers import read_dataset
 from pesi.data.verdict import Verdict
 from pesi.evaluate.intervals import wilson_interval

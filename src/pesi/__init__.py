@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pesi.nn.models import create_model
-    from pesi.predict.classifier import load
+    from pesi.predict.shipped import load
 
 __all__ = ["__version__", "create_model", "load"]
 __version__ = version("pesi-cnn")
@@ -25,7 +25,7 @@ def __getattr__(name: str) -> Any:
 
         return create_model
     if name == "load":
-        from pesi.predict.classifier import load
+        from pesi.predict.shipped import load
 
         return load
     raise AttributeError(f"module 'pesi' has no attribute {name!r}")

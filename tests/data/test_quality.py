@@ -10,16 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from pesi.data.decode import decode_image
-from pesi.data.quality import (
-    QualityConfig,
-    blockiness,
-    cut_share,
-    judge_quality,
-    measure_quality,
-    measured_copy,
-    quality_verdicts,
-    sharpness,
-)
+from pesi.data.quality import QualityConfig, judge_quality, quality_verdicts
+from pesi.data.quality_measures import blockiness, cut_share, measure_quality, measured_copy, sharpness
 from pesi.data.transforms import resize
 from pesi.errors import ImageError
 

@@ -14,8 +14,9 @@ from pesi.errors import BundleError
 from pesi.predict.bundle import FORMAT_VERSION, load_bundle, read_config, save_bundle
 from pesi.predict.bundle_files import Measured
 from pesi.predict.card import keep_measured
-from pesi.predict.classifier import Classifier, load
+from pesi.predict.classifier import Classifier
 from pesi.predict.novelty import novelty_score
+from pesi.predict.shipped import load
 
 
 @pytest.fixture

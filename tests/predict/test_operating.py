@@ -11,8 +11,8 @@ from scipy.stats import norm
 
 from pesi.errors import RecipeError
 from pesi.predict.bundle import BundleConfig, read_config
-from pesi.predict.classifier import shipped_bundles
 from pesi.predict.operating import Threshold, expected_rates, operating_points, threshold_at
+from pesi.predict.shipped import shipped_bundles
 from pesi.predict.triage import TriageLevel, TriageRule, fit_triage, read_triage_rule, rule_of, triage_of
 
 

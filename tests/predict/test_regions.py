@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import pesi.predict.classifier
+import pesi.predict.regions
 import pesi.train.finish
 from conftest import TINY
 from pesi.errors import BundleError, DataError
@@ -34,7 +35,7 @@ class DarkSpot:
 
 
 def use(monkeypatch: pytest.MonkeyPatch, segmenter: DarkSpot) -> None:
-    for module in (pesi.predict.classifier, pesi.train.finish):
+    for module in (pesi.predict.classifier, pesi.predict.regions, pesi.train.finish):
         monkeypatch.setattr(module, "shipped_segmenter", lambda: segmenter)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 import pesi
 from pesi.data.synthetic.dataset import write_synthetic
-from pesi.predict.classifier import shipped_bundles
+from pesi.predict.shipped import shipped_bundles
 
 
 def test_the_shipped_classifier_is_the_default():

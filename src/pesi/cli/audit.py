@@ -54,8 +54,10 @@ def audit(
     from pesi.evaluate.audit.data import AuditOptions
     from pesi.evaluate.audit.report import report_html, write_pdf
     from pesi.evaluate.audit.run import run_audit
+    from pesi.evaluate.evaluation import measured_scores
     from pesi.files import write_json, write_text
-    from pesi.predict.classifier import bundle_folder, load
+    from pesi.predict.card import keep_measured
+    from pesi.predict.shipped import bundle_folder, load
 
     classifier = load(bundle, device=device)
     options = AuditOptions(replicates=replicates, seed=seed, stress_images=stress_images)
@@ -78,6 +80,10 @@ def audit(
         write_pdf(html, out / "report.pdf")
     if keep:
         folder = bundle_folder(bundle)
+        epoch = "the epoch, " * (classifier.config.provenance.get("recipe", {}).get("select") == "best")
+        fitted = f", which also chose {epoch}the temperature and the thresholds" * sets[0].fitted_on
+        performance = next(section for section in result.sets[0].sections if section.key == "performance")
+        keep_measured(folder, measured_scores(performance.values, f"{sets[0].name}{fitted}"))
         write_json(folder / "audit.json", result.to_dict())
         write_text(folder / "README.md", card)
     for done in result.sets:

@@ -66,8 +66,8 @@ def calibrate(
     from pesi.errors import PesiError
     from pesi.predict.bundle import rewrite_bundle
     from pesi.predict.card import model_card
-    from pesi.predict.classifier import bundle_folder, load
     from pesi.predict.decisions import NOVELTY_IMAGES, fit_decisions
+    from pesi.predict.shipped import bundle_folder, load
     from pesi.predict.triage import read_triage_rule
 
     source = bundle_folder(bundle)

@@ -152,7 +152,7 @@ def _attention(classifier: Classifier | None, image: Image, lesion: LesionMask |
 
 def _classifier(bundle: str | None, device: str | None) -> Classifier:
     from pesi.explain.localisation import check_whole_image
-    from pesi.predict.classifier import load
+    from pesi.predict.shipped import load
 
     classifier = load(bundle, device=device)
     check_whole_image(classifier)

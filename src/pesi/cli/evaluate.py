@@ -68,7 +68,7 @@ def evaluate(
         )
         _write(out, evaluation, table, f"Predictions on {split}", provenance, None, [])
         return
-    from pesi.predict.classifier import load
+    from pesi.predict.shipped import load
 
     classifier = load(bundle, device=device)
     table = predict_table(classifier, records, views, show)

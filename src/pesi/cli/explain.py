@@ -31,7 +31,7 @@ def explain(
 
         pesi explain mole.jpg --bundle runs/mine/bundle --class melanoma --mask mole_segmentation.png --out why.png
     """
-    from pesi.predict.classifier import load
+    from pesi.predict.shipped import load
 
     explained = draw_explanation(
         load(bundle, device=device), image, out or Path(f"{image.stem}-explained.png"), class_name=class_, mask=mask

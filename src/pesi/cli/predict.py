@@ -70,8 +70,8 @@ def predict(
     from tqdm import tqdm
 
     from pesi.files import write_text
-    from pesi.predict.classifier import load
     from pesi.predict.prediction import Refusal
+    from pesi.predict.shipped import load
     from pesi.predict.similar import load_reference
     from pesi.predict.tables import check_output, isic2017_submission, write_predictions
 

@@ -49,7 +49,7 @@ def build(
 
     from pesi.cli.bars import move
     from pesi.cli.evaluate import chosen_records
-    from pesi.predict.classifier import load
+    from pesi.predict.shipped import load
     from pesi.predict.similar import build_reference
 
     records = chosen_records(data, dataset, split)
@@ -95,7 +95,7 @@ def find(
     from pesi.data.decode import decode_image
     from pesi.explain.contact_sheet import contact_sheet_png
     from pesi.files import whole_file, write_json
-    from pesi.predict.classifier import load
+    from pesi.predict.shipped import load
     from pesi.predict.similar import load_reference
 
     cases = load_reference(reference)

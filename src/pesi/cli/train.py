@@ -133,11 +133,10 @@ def score_run(folder: Path) -> None:
     import pandas as pd
 
     from pesi.cli.evaluate import summary_text
-    from pesi.evaluate.evaluation import evaluate_predictions
+    from pesi.evaluate.evaluation import evaluate_predictions, measured_scores
     from pesi.evaluate.report import write_report
     from pesi.files import write_json
     from pesi.predict.bundle import read_config
-    from pesi.predict.bundle_files import Measured
     from pesi.predict.card import keep_measured
     from pesi.train.run import open_run
 
@@ -153,13 +152,8 @@ def score_run(folder: Path) -> None:
     }
     write_report(evaluation, folder / "report.html", title=f"{config.name}, validation", provenance=provenance)
     write_json(folder / "metrics.json", scores)
-    tasks = {name: task for name, task in scores["tasks"].items() if task["auc"] is not None}
-    found = {f"AUC {name}": (task["auc"], *task["auc_ci"]) for name, task in tasks.items()}
-    if scores["mean_auc"] is not None:
-        found = {"mean AUC": (scores["mean_auc"], *scores["mean_auc_ci"])} | found
-    counts = ", ".join(f"{task['positives']} with {name}" for name, task in scores["tasks"].items())
-    on = f"the validation images of {'/'.join(config.provenance['sources'])} ({counts})"
-    on += f", which also chose {'the epoch, ' * (run.recipe.select == 'best')}the temperature and the thresholds"
-    keep_measured(folder / "bundle", Measured(on=on, images=scores["images"], scores=found))
+    chose = f"{'the epoch, ' * (run.recipe.select == 'best')}the temperature and the thresholds"
+    on = f"the validation images of {'/'.join(config.provenance['sources'])}, which also chose {chose}"
+    keep_measured(folder / "bundle", measured_scores(scores, on))
     print(summary_text(scores))
     print(f"Report: {folder / 'report.html'}\nBundle: {folder / 'bundle'}")

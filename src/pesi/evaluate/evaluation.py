@@ -14,6 +14,7 @@ from pesi.errors import DataError
 from pesi.evaluate import metrics
 from pesi.evaluate.intervals import bootstrap, percentile_interval
 from pesi.evaluate.paired import PairedResult, delong, paired_bootstrap
+from pesi.predict.bundle_files import Measured
 from pesi.taxonomy import Task
 
 Floats = NDArray[np.float64]
@@ -193,6 +194,21 @@ def evaluate_predictions(
         }
     bands = {name: _roc_band(data, task, name, grid, min(replicates, 500), seed) for name in scorable}
     return Evaluation(result, data, task, bands)
+
+
+def measured_scores(scores: Mapping[str, Any], on: str) -> Measured:
+    """The AUCs of an evaluation as a bundle keeps them.
+
+    Args:
+        scores: `Evaluation.to_dict()`.
+        on: Which images, and what else they were used for; the numbers of each class are added.
+    """
+    tasks = {name: task for name, task in scores["tasks"].items() if task["auc"] is not None}
+    found = {f"AUC {name}": (task["auc"], *task["auc_ci"]) for name, task in tasks.items()}
+    if scores["mean_auc"] is not None:
+        found = {"mean AUC": (scores["mean_auc"], *scores["mean_auc_ci"])} | found
+    counts = ", ".join(f"{task['positives']} with {name}" for name, task in scores["tasks"].items())
+    return Measured(on=f"{on} ({counts})", images=scores["images"], scores=found)
 
 
 def _roc_band(data: Aligned, task: Task, name: str, grid: Floats, replicates: int, seed: int) -> Floats:

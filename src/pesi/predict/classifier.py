@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,18 +15,17 @@ from numpy.typing import NDArray
 
 from pesi.data.decode import decode_image
 from pesi.data.quality import quality_verdicts
-from pesi.data.regions import Corrected, LesionBox, Region, WholeImage
 from pesi.data.transforms import Image, normalise, to_tensor
 from pesi.data.verdict import Verdict
 from pesi.data.views import VIEWS, cut_views
-from pesi.errors import BundleError, DataError, ImageError
+from pesi.errors import DataError, ImageError
 from pesi.nn.cnn import PesiCNN, PesiMaps
-from pesi.predict.bundle import BundleConfig, PreprocessConfig, load_bundle
-from pesi.predict.bundle_files import bundle_kind
+from pesi.predict.bundle import BundleConfig, load_bundle
 from pesi.predict.calibration import calibrated_probabilities
 from pesi.predict.conformal import prediction_sets
 from pesi.predict.novelty import NoveltyStatistics, novelty_score, novelty_verdict
 from pesi.predict.prediction import Prediction, Refusal, Similar
+from pesi.predict.regions import regions_of
 from pesi.predict.segmenter import LesionSegmenter, shipped_segmenter, shipped_segmenter_folder
 from pesi.predict.stream import predict_stream
 from pesi.predict.uncertainty import uncertainty_of
@@ -332,78 +330,6 @@ def pixels(source: ImageSource) -> Image:
     return source
 
 
-def regions_of(preprocess: PreprocessConfig) -> tuple[Region, ...]:
-    """What a bundle cuts from an image.
-
-    Raises:
-        BundleError: It needs a lesion segmenter that is not the one that ships.
-    """
-    regions: list[Region] = []
-    for name in preprocess.regions:
-        if name == "image":
-            regions.append(WholeImage(preprocess.source_size, preprocess.geometry))
-        else:
-            segmenter = shipped_segmenter()
-            if preprocess.segmenter not in ("", segmenter.bundle_id):
-                raise BundleError(
-                    f"This bundle was made with the segmenter {preprocess.segmenter}; {segmenter.bundle_id} is here.",
-                    "Install the version of pesi-cnn that it was made with, or train it again.",
-                )
-            regions.append(
-                LesionBox(
-                    preprocess.source_size,
-                    preprocess.geometry,
-                    preprocess.lesion_margin,
-                    segmenter.find,
-                    segmenter.bundle_id,
-                )
-            )
-    if preprocess.corrections:
-        regions = [Corrected(region, preprocess.corrections) for region in regions]
-    return tuple(regions)
-
-
 def probability_table(predictions: Iterable[Prediction]) -> pd.DataFrame:
     """Predictions as a frame: `image_id`, then one probability a class."""
     return pd.DataFrame([{"image_id": p.image_id, **p.probabilities} for p in predictions])
-
-
-def shipped_bundles() -> dict[str, Path]:
-    """The classifiers that come with the package, by name."""
-    folder = Path(str(files("pesi") / "bundles"))
-    configs = sorted(folder.glob("*/config.json")) if folder.is_dir() else []
-    return {path.parent.name: path.parent for path in configs if bundle_kind(path.parent) == "classifier"}
-
-
-def bundle_folder(path_or_name: str | Path | None = None) -> Path:
-    """The folder of a classifier's bundle.
-
-    Args:
-        path_or_name: A bundle's folder, or the name of one that ships with the package; None: the one that ships.
-
-    Raises:
-        BundleError: None ships.
-    """
-    shipped = shipped_bundles()
-    if path_or_name is None:
-        if not shipped:
-            raise BundleError(
-                "This version of pesi-cnn ships no trained bundle.",
-                "Name one (--bundle RUN/bundle), or train it: pesi train pesi50 --data DIR, or pesi demo.",
-            )
-        return next(iter(shipped.values()))
-    folder = Path(path_or_name)
-    return folder if folder.is_dir() else shipped.get(str(path_or_name), folder)
-
-
-def load(path_or_name: str | Path | None = None, *, device: str | None = None) -> Classifier:
-    """Open a classifier.
-
-    Args:
-        path_or_name: See `bundle_folder`.
-        device: Where to compute; default: a GPU if there is one.
-
-    Raises:
-        BundleError: There is no such bundle, or it is damaged or of another version.
-    """
-    return Classifier.load(bundle_folder(path_or_name), device=device)

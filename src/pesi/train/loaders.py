@@ -13,7 +13,7 @@ from pesi.data.cache import cached_squares
 from pesi.data.masks import cached_masks
 from pesi.data.regions import Region
 from pesi.errors import DataError
-from pesi.predict.classifier import regions_of
+from pesi.predict.regions import regions_of
 from pesi.train.dataset import EpochSampler, ShardSampler, Squares, TrainingPictures, ValidationPictures
 from pesi.train.finish import preprocess_config
 from pesi.train.recipe import Recipe

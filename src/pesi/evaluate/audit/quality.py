@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pesi.data.decode import image_size
-from pesi.data.quality import QualityConfig, QualityMeasures, judge_quality, measure_quality
+from pesi.data.quality import QualityConfig, judge_quality
+from pesi.data.quality_measures import QualityMeasures, measure_quality
 from pesi.data.transforms import Image, resize
 from pesi.data.verdict import Verdict
 from pesi.errors import PesiError
@@ -21,7 +22,6 @@ from pesi.evaluate.audit.data import AuditData, AuditOptions, Progress, silent
 from pesi.evaluate.audit.section import Plot, Section, Table, figure_text
 from pesi.evaluate.intervals import bootstrap, percentile_interval, wilson_interval
 from pesi.evaluate.metrics import auc, curve
-from pesi.predict.calibration import view_probabilities
 from pesi.predict.classifier import Classifier
 from pesi.predict.segmenter import LesionMask, shipped_segmenter, shipped_segmenter_folder
 
@@ -156,7 +156,7 @@ def _probabilities(classifier: Classifier, images: list[Image]) -> Floats:
         classifier.logits([classifier.squares(image) for image in images[start : start + 16]], "single")
         for start in range(0, len(images), 16)
     ]
-    return view_probabilities(np.concatenate(parts).astype(np.float64), classifier.config.task.head)
+    return np.asarray(classifier.view_probabilities(np.concatenate(parts)).mean(axis=1))
 
 
 def _areas(

@@ -1,0 +1,39 @@
+"""What a bundle cuts from an image, with the segmenter that finds the lesion where one is needed."""
+
+from __future__ import annotations
+
+from pesi.data.regions import Corrected, LesionBox, Region, WholeImage
+from pesi.errors import BundleError
+from pesi.predict.bundle import PreprocessConfig
+from pesi.predict.segmenter import shipped_segmenter
+
+
+def regions_of(preprocess: PreprocessConfig) -> tuple[Region, ...]:
+    """What a bundle cuts from an image.
+
+    Raises:
+        BundleError: It needs a lesion segmenter that is not the one that ships.
+    """
+    regions: list[Region] = []
+    for name in preprocess.regions:
+        if name == "image":
+            regions.append(WholeImage(preprocess.source_size, preprocess.geometry))
+        else:
+            segmenter = shipped_segmenter()
+            if preprocess.segmenter not in ("", segmenter.bundle_id):
+                raise BundleError(
+                    f"This bundle was made with the segmenter {preprocess.segmenter}; {segmenter.bundle_id} is here.",
+                    "Install the version of pesi-cnn that it was made with, or train it again.",
+                )
+            regions.append(
+                LesionBox(
+                    preprocess.source_size,
+                    preprocess.geometry,
+                    preprocess.lesion_margin,
+                    segmenter.find,
+                    segmenter.bundle_id,
+                )
+            )
+    if preprocess.corrections:
+        regions = [Corrected(region, preprocess.corrections) for region in regions]
+    return tuple(regions)
