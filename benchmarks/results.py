@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from answers import answers_table
 from claims import claims_table, published_table, read_published
 from outcome import Outcome, read_outcome
 from plots import difference_figure, learning_figure, trajectories, trajectory_figure
@@ -105,6 +106,8 @@ def section(result: TableResult, figures: Path, page: Path) -> str:
         attended = {v: r for v, r in rows.items() if r and trajectories(r, "alpha")}
         parts += ["**Alpha and attention energy**, means over the finished rows", growth]
         parts.append(_figure(figures / f"{stem}-attention.svg", trajectory_figure(attended), page))
+    if outcome.table.answers:
+        parts += ["**Believing its probabilities**", answers_table(outcome, result.replicates)]
     parts += ["**Training cost**", cost_table(outcome)]
     return "\n\n".join(part for part in parts if part)
 

@@ -19,7 +19,7 @@ from pesi.taxonomy import task_of
 from pesi.train.recipe import Recipe, load_recipe
 
 _NEEDED = ("title", "recipe", "splits", "seeds", "variants")
-_KEYS = {*_NEEDED, "set", "folds", "fold_count", "group_folds", "find_duplicates", "reference"}
+_KEYS = {*_NEEDED, "set", "folds", "fold_count", "group_folds", "find_duplicates", "reference", "answers"}
 _SPLIT = re.compile(r"official|fold\d+")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._]*(-[A-Za-z0-9._]+)*")
 
@@ -92,6 +92,7 @@ class Table:
         splits, seeds: In the file's order.
         folds: The fold list, and how it is made where there is none.
         reference: A table whose first variant is the reference instead of this one's.
+        answers: Whether the page tells how far the probabilities can be believed.
     """
 
     path: Path
@@ -102,6 +103,7 @@ class Table:
     seeds: tuple[int, ...]
     folds: Folds
     reference: Path | None = None
+    answers: bool = False
 
     @property
     def name(self) -> str:
@@ -229,6 +231,7 @@ def load_table(path: str | Path) -> Table:
             bool(values.get("find_duplicates", True)),
         ),
         path.parent / values["reference"] if "reference" in values else None,
+        bool(values.get("answers", False)),
     )
     names = [row.name for row in table.rows()]
     if len(set(names)) < len(names):

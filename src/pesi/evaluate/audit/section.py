@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -65,6 +66,11 @@ class Section:
     tables: tuple[Table, ...] = ()
     plots: tuple[Plot, ...] = ()
     pictures: tuple[tuple[str, bytes], ...] = ()
+
+    @property
+    def headline(self) -> str:
+        """The summary's first sentence."""
+        return re.split(r"(?<=[.?!])\s+(?=[A-Z“])", self.summary, maxsplit=1)[0]
 
 
 def figure_text(value: float | None, interval: tuple[float, float] | list[float] | None = None, digits: int = 3) -> str:

@@ -168,7 +168,7 @@ def uncertainty_section(
     return Section(
         key="uncertainty",
         title="Uncertainty and abstention",
-        summary=_summary(data, coverages, rests, compared["most_probable_class"]),
+        summary=_summary(data, coverages, own, rests, compared["most_probable_class"]),
         meaning="Several diagnoses or no result mean that a doctor must look; an answer that is called sure can still "
         "be wrong.",
         method=METHOD,
@@ -237,10 +237,16 @@ def entropy_by_answer(samples: Floats, wrong: Bools, head: str, options: AuditOp
 def _summary(
     data: AuditData,
     coverages: Mapping[str, SetCoverage],
+    own: Mapping[str, SetCoverage],
     rests: Mapping[str, Sequence[Rest]],
     compared: Mapping[str, MeasureResult],
 ) -> str:
-    parts = []
+    parts = [
+        f"The bundle's own prediction sets for {float(key):.0%} held the true diagnosis for "
+        f"{figure_text(c.overall.share, c.overall.interval)} of all images; by class, "
+        + ", ".join(f"{words(name)} {figure_text(p.share, p.interval)}" for name, p in c.classes.items())
+        for key, c in own.items()
+    ]
     for key, c in coverages.items():
         off = [words(name) for name, p in c.classes.items() if p.trials and p.against(float(key)) != "within"]
         parts.append(
