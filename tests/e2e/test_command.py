@@ -108,6 +108,14 @@ def test_predict_formats_and_exit_statuses(spots_csv, tiny_run, tmp_path):
     assert list(pd.read_csv(tmp_path / "s.csv").columns) == ["image_id", "melanoma", "seborrheic_keratosis"]
     assert "melanoma" in pesi("predict", images / "train_000.png", *bundle).stdout
 
+    done = pesi("predict", images / "train_000.png", *bundle, *bundle, "--out", tmp_path / "e.json")
+    assert done.returncode == 0, done.stderr
+    ensemble = json.loads((tmp_path / "e.json").read_text())[0]
+    assert ensemble["probabilities"]["nevus"] == pytest.approx(frame["nevus"].iloc[0], abs=1e-5)
+    assert ensemble["bundle"].startswith("ensemble(")
+    done = pesi("predict", images, *bundle, *bundle, "--overlay", tmp_path / "o")
+    assert done.returncode == 2
+
     (images / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 broken")
     done = pesi("predict", images, *bundle, "--out", tmp_path / "p.csv")
     assert done.returncode == 1

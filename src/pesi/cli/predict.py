@@ -13,6 +13,8 @@ from pesi.cli.status import EXIT_REFUSED
 from pesi.errors import DataError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pesi.predict.classifier import Classifier
     from pesi.predict.prediction import Prediction, Refusal
 
@@ -29,7 +31,11 @@ class Format(StrEnum):
 def predict(
     inputs: Annotated[list[Path], typer.Argument(help="Images, or folders of images (searched to any depth).")],
     bundle: Annotated[
-        str | None, typer.Option(help="The classifier: a bundle's folder. Default: the shipped one.")
+        list[str] | None,
+        typer.Option(
+            help="The classifier: a bundle's folder. Default: the shipped one. Given again: an ensemble, whose "
+            "probabilities are averaged; it has no triage and refuses nothing."
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="A .csv, .json, .jsonl or .parquet file. Default: print.")] = None,
     format_: Annotated[
@@ -65,11 +71,14 @@ def predict(
 
         pesi predict photos/ --bundle runs/mine/bundle --out photos.csv
 
+        pesi predict photos/ --bundle runs/a/bundle --bundle runs/b/bundle --out photos.csv
+
         pesi predict isic2017/images/test --bundle runs/mine/bundle --format isic2017 --out submission.csv
     """
     from tqdm import tqdm
 
     from pesi.files import write_text
+    from pesi.predict.ensemble import Ensemble
     from pesi.predict.prediction import Refusal
     from pesi.predict.shipped import load
     from pesi.predict.similar import load_reference
@@ -80,12 +89,19 @@ def predict(
         if format_ is Format.isic2017 and out.suffix.lower() != ".csv":
             raise typer.BadParameter("A submission is a .csv file.", param_hint="--out")
     paths = image_files(inputs)
-    classifier = load(bundle, device=device)
+    members = [load(name, device=device) for name in bundle] if bundle else [load(device=device)]
+    classifier = members[0]
     show = progress and sys.stderr.isatty() and len(paths) > 1
     results: list[Prediction | Refusal] = []
     gates = gates and format_ is Format.table
-    cases = load_reference(reference) if reference is not None else None
-    stream = classifier.predict_many(paths, views=views, gates=gates, reference=cases, batch_size=batch_size)
+    stream: Iterator[Prediction | Refusal]
+    if len(members) > 1:
+        if reference is not None or overlay is not None:
+            raise typer.BadParameter("An ensemble has no --reference and no --overlay: name one bundle for them.")
+        stream = Ensemble(members).predict_many(paths, views=views, batch_size=batch_size)
+    else:
+        cases = load_reference(reference) if reference is not None else None
+        stream = classifier.predict_many(paths, views=views, gates=gates, reference=cases, batch_size=batch_size)
     with tqdm(total=len(paths), unit="image", desc="predicting", disable=not show, leave=False) as bar:
         for result in stream:
             results.append(result)
@@ -106,7 +122,8 @@ def predict(
     if overlay is not None:
         _draw(classifier, results, overlay, show)
     if out is not None:
-        print(f"{len(results) - len(refusals)} predictions by {classifier.config.bundle_id} in {out}", file=sys.stderr)
+        names = " + ".join(member.config.bundle_id for member in members)
+        print(f"{len(results) - len(refusals)} predictions by {names} in {out}", file=sys.stderr)
     if refusals:
         raise typer.Exit(EXIT_REFUSED)
 

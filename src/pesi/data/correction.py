@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pesi.data.transforms import Image, resize
-from pesi.errors import DataError, ImageError
+from pesi.data.transforms import Image, check_rgb, resize
+from pesi.errors import DataError
 
 Mask = NDArray[np.bool_]
 CorrectionName = Literal["hair_removal", "shades_of_gray"]
@@ -38,11 +38,7 @@ def correct(image: Image, names: Iterable[CorrectionName]) -> Image:
         DataError: There is no correction of that name.
         ImageError: The array is no 8-bit RGB image.
     """
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
-        raise ImageError(
-            f"An image array must be uint8 of shape (H, W, 3), not {image.dtype} {image.shape}.",
-            "Convert it to 8-bit RGB.",
-        )
+    check_rgb(image)
     for name in names:
         if name == "hair_removal":
             image = remove_hair(image)

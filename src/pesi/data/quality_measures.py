@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pesi.data.masks import Mask
-from pesi.data.transforms import Image, resize
-from pesi.errors import ImageError
+from pesi.data.transforms import Image, check_rgb, resize
 
 SIDE = 256  # pixels of the shorter side of the copy that is measured
 
@@ -124,11 +123,7 @@ def measure_quality(image: Image, *, mask: Mask | None = None) -> QualityMeasure
     Raises:
         ImageError: The array is none of that kind.
     """
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
-        raise ImageError(
-            f"An image array must be uint8 of shape (H, W, 3), not {image.dtype} {image.shape}.",
-            "Convert it to 8-bit RGB.",
-        )
+    check_rgb(image)
     copy = measured_copy(image)
     field = _ellipse(copy.shape[0], copy.shape[1])
     gray = cv2.cvtColor(copy, cv2.COLOR_RGB2GRAY)

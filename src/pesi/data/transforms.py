@@ -17,8 +17,23 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from pesi.errors import ImageError
+
 Geometry = Literal["squeeze", "center_crop", "pad"]
 Image = NDArray[np.uint8]
+
+
+def check_rgb(image: NDArray) -> None:
+    """Make sure that an array is an image: uint8, (H, W, 3), not empty.
+
+    Raises:
+        ImageError: It is none.
+    """
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+        raise ImageError(
+            f"An image array must be uint8 of shape (H, W, 3), not {image.dtype} {image.shape}.",
+            "Convert it to 8-bit RGB.",
+        )
 
 
 def fit_square(image: Image, size: int, geometry: Geometry) -> Image:

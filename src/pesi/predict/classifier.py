@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from pesi.data.decode import decode_image
 from pesi.data.quality import quality_verdicts
-from pesi.data.transforms import Image, normalise, to_tensor
+from pesi.data.transforms import Image, check_rgb, normalise, to_tensor
 from pesi.data.verdict import Verdict
 from pesi.data.views import VIEWS, cut_views
-from pesi.errors import DataError, ImageError
+from pesi.errors import DataError
 from pesi.nn.cnn import PesiCNN, PesiMaps
 from pesi.predict.bundle import BundleConfig, load_bundle
 from pesi.predict.calibration import calibrated_probabilities
@@ -322,11 +322,7 @@ def pixels(source: ImageSource) -> Image:
     """
     if not isinstance(source, np.ndarray):
         return decode_image(source)
-    if source.ndim != 3 or source.shape[2] != 3 or source.dtype != np.uint8:
-        raise ImageError(
-            f"An image array must be uint8 of shape (H, W, 3), not {source.dtype} {source.shape}.",
-            "Convert it to 8-bit RGB.",
-        )
+    check_rgb(source)
     return source
 
 

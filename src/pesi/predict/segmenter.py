@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from pesi.data.masks import Mask, unfit_square
-from pesi.data.transforms import Image, fit_square, normalise, resize, to_tensor
+from pesi.data.transforms import Image, check_rgb, fit_square, normalise, resize, to_tensor
 from pesi.errors import BundleError, ImageError
 from pesi.nn.segmenter import PesiSegmenter
 from pesi.predict.segmenter_bundle import SegmenterConfig, load_segmenter
@@ -114,11 +114,7 @@ class LesionSegmenter:
         Raises:
             ImageError: The array is none of that kind.
         """
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
-            raise ImageError(
-                f"An image array must be uint8 of shape (H, W, 3), not {image.dtype} {image.shape}.",
-                "Convert it to 8-bit RGB.",
-            )
+        check_rgb(image)
         preprocess = self.config.preprocess
         square = fit_square(image, preprocess.source_size, preprocess.geometry)
         probability = self.probabilities([square])[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -96,7 +96,11 @@ class Audit:
         return frozenset(section.key for part in self.sets for section in part.sections)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
+        """Plain values, ready for JSON; numbers with six significant digits."""
+        values: dict[str, Any] = rounded(self._values())
+        return values
+
+    def _values(self) -> dict[str, Any]:
         return {
             "bundle": self.bundle_id,
             "version": __version__,
@@ -120,6 +124,15 @@ class Audit:
             ],
             "claimed_and_measured": [asdict(claim) for claim in self.claims],
         }
+
+
+def rounded(value: Any) -> Any:
+    """Plain values with their numbers to six significant digits."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, Mapping):
+        return {key: rounded(item) for key, item in value.items()}
+    return [rounded(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def run_audit(

@@ -41,6 +41,12 @@ class Plot:
     caption: str
     meaning: str
 
+    @property
+    def wide(self) -> bool:
+        """Whether the drawing is too wide or too tall to stand beside another one."""
+        sides = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', self.svg)  # points, 72 an inch
+        return sides is not None and (float(sides[1]) > 430 or float(sides[2]) > 400)
+
 
 @dataclass(frozen=True)
 class Section:
