@@ -73,7 +73,7 @@ def audit(
             table[name] = part.probabilities[:, index]
         name = "".join(c if c.isalnum() else "-" for c in part.name)
         write_text(out / f"predictions-{name}.csv", table.to_csv(index=False, float_format="%.6g"))
-    write_json(out / "audit.json", result.to_dict())
+    write_json(out / "audit.json", result.to_dict(), indent=None)
     write_text(out / "README.md", card)
     write_text(out / "report.html", html)
     if pdf:
@@ -84,7 +84,7 @@ def audit(
         fitted = f", which also chose {epoch}the temperature and the thresholds" * sets[0].fitted_on
         performance = next(section for section in result.sets[0].sections if section.key == "performance")
         keep_measured(folder, measured_scores(performance.values, f"{sets[0].name}{fitted}"))
-        write_json(folder / "audit.json", result.to_dict())
+        write_json(folder / "audit.json", result.to_dict(), indent=None)
         write_text(folder / "README.md", card)
     for done in result.sets:
         print(f"{done.name}, {done.images} images")

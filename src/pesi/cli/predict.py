@@ -171,6 +171,8 @@ def _print(results: list[Prediction | Refusal]) -> None:
                 continue
             values = ", ".join(f"{name} {value:.3f}" for name, value in result.probabilities.items())
             print(f"{result.image_id}: {values}; triage: {result.triage or 'none'}")
+            if "0.90" in result.sets:
+                print(f"  at 90 % coverage: {' or '.join(result.sets['0.90']) or 'none of these'}")
             if result.similar:
                 found = ", ".join(
                     f"{case.diagnosis} ({case.image_id}, {case.similarity:.2f})" for case in result.similar

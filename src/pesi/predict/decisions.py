@@ -29,7 +29,7 @@ from pesi.predict.triage import TriageRule, fit_triage
 Calibration = Literal["temperature", "vector"]
 
 COVERAGES = (0.90, 0.95)
-NOVELTY_IMAGES = 1000  # training images whose features are enough to tell what is not new
+NOVELTY_IMAGES = 2500  # training images whose features tell what is not new; fewer than some thousand tell it worse
 
 
 class Decisions(NamedTuple):

@@ -29,7 +29,10 @@ def audit_card(config: BundleConfig, audit: Audit) -> str:
     for part in audit.sets:
         flag = "; calibration and thresholds were set on them, what is fitted is measured by cross-fitting"
         lines += [f"### {part.name}, {part.images} images{flag if part.fitted_on else ''}", ""]
-        lines += [f"- **{section.title}.** {section.summary}" for section in part.sections]
+        lines += [
+            f"- **{section.title}{'' if section.title.endswith('?') else '.'}** {section.summary}"
+            for section in part.sections
+        ]
         lines.append("")
     lines += ["## Claimed and measured", "", "| claimed | measured here |", "|---|---|"]
     lines += [f"| {claim.claim} | {claim.measured} |" for claim in audit.claims]
