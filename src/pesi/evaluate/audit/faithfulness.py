@@ -178,7 +178,7 @@ def _difference(entry: Mapping[str, Any], more_is_better: bool) -> str:
 
 def _summary(values: Mapping[str, Any], name: str, masked: bool) -> str:
     """Which baselines every map beats by both curves."""
-    sentences = [f"On {values['images']} images of {name}"]
+    sentences = []
     for label, entry in values["maps"].items():
         if label in BASELINES:
             continue
@@ -194,7 +194,9 @@ def _summary(values: Mapping[str, Any], name: str, masked: bool) -> str:
             f"insertion {figure_text(insertion['value'], insertion['ci'])}"
         )
         sentences.append(f"{label}: {verdict} ({figures_})")
-    if not any("the middle of the picture" in sentence for sentence in sentences):
-        sentences.append("no map beats the middle of the picture by both curves")
-    text = "; ".join(sentences) + "."
+    beaten = "the middle of the picture" in "".join(sentences)
+    text = (
+        f"On {values['images']} images of {name} {'a' if beaten else 'no'} map beats the middle of the picture by both "
+    )
+    text += f"curves (deletion, insertion). In detail, {'; '.join(sentences)}."
     return text if masked else text + " There are no lesion masks for what the network sees, so no pointing game."

@@ -180,14 +180,17 @@ def _summary(results: Sequence[AttributeScores], data: AuditData, artefacts: boo
     tested = [result for result in results if result.gap is not None]
     small = sum(group.small for result in results for group in result.groups)
     groups = sum(len(result.groups) for result in results)
-    text = f"{len(tested)} of {len(results)} divisions of {len(data)} images have two groups large enough to compare. "
+    compared = (
+        f"{len(tested)} of {len(results)} divisions of {len(data)} images have two groups large enough to compare"
+    )
+    text = f"{compared}. "
     if tested:
         widest = min(tested, key=lambda result: result.gap.adjusted if result.gap else 1.0)
         shown = [result for result in tested if result.gap and result.gap.adjusted < 0.05]
         if shown:
-            text += "A difference is shown for " + ", ".join(_gap_text(result) for result in shown) + ". "
+            text = f"A difference is shown for {', '.join(_gap_text(result) for result in shown)}; {compared}. "
         else:
-            text += f"None shows a difference; the least probable by chance is {_gap_text(widest)}. "
+            text = f"{compared}, and none shows a difference; the least probable by chance is {_gap_text(widest)}. "
     text += f"{small} of {groups} groups are small (fewer than {SMALLEST} with or without the class): nothing follows "
     text += "from their figures, and no difference shown is not the same as no difference."
     if not artefacts:
