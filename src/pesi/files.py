@@ -58,6 +58,19 @@ def whole_file(path: str | Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def remove_file(path: str | Path) -> None:
+    """Remove a file, if it is there.
+
+    Raises:
+        StorageError: The system refused.
+    """
+    try:
+        Path(path).unlink(missing_ok=True)
+    except OSError as error:
+        cure = _CURES.get(error.errno or 0, "Check the folder and run the same command again.")
+        raise StorageError(f"Could not replace {path}: {error.strerror or error}.", cure) from error
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write `text` as UTF-8, whole or not at all."""
     with whole_file(path) as temporary:

@@ -85,6 +85,14 @@ class Task:
         """The classes whose one-vs-rest AUCs make the mean AUC."""
         return self.scored or self.class_names
 
+    def has(self, diagnosis: object) -> bool:
+        """Whether a class of this task takes the diagnosis code (through its parents); not for a missing one."""
+        try:
+            self.class_of(str(diagnosis))
+        except DataError:
+            return False
+        return True
+
     def class_of(self, diagnosis: str) -> int:
         """Index of the class that a diagnosis code belongs to, through its parents.
 

@@ -18,8 +18,12 @@ from typer.testing import CliRunner
 
 from conftest import write_spots
 from pesi.cli.app import app
+from pesi.cli.audit import were_fitted_on
+from pesi.data.readers import read_dataset
+from pesi.errors import DataError, PesiError
 from pesi.evaluate.audit.run import TOPICS
 from pesi.predict.bundle import read_config
+from pesi.predict.shipped import load
 
 CHROMIUM = shutil.which("chromium")
 FIRST = {topic.key for topic in TOPICS}
@@ -147,8 +151,34 @@ def test_calibrate_makes_a_new_bundle_of_the_same_weights(tmp_path, tiny_run, sp
     assert after.temperature.value == 1
     assert [level.level for level in after.triage] == ["see today", "later"]
     assert after.novelty.train_images == 40
+    assert after.bundle_id == before.bundle_id
+    assert after.answer_id != before.answer_id
     assert "the val images of clinic" in said
+    # The images that set everything are known as such from now on, and no others are.
+    classifier, records = load(tmp_path / "new"), read_dataset(str(spots_csv))
+    assert were_fitted_on(classifier, records, "clinic")
+    assert not were_fitted_on(classifier, records.iloc[1:], "clinic")
+    assert not were_fitted_on(load(tiny_run / "bundle"), records, "clinic")
     refused = CliRunner().invoke(
         app, ["calibrate", str(tiny_run / "bundle"), "--data", str(spots_csv), "--out", str(tiny_run / "bundle")]
     )
     assert "Choose another --out" in str(refused.exception)
+
+
+def test_images_that_trained_the_network_are_not_audited(tiny_run, spots):
+    classifier = load(tiny_run / "bundle")
+    with pytest.raises(DataError, match="trained this network"):
+        were_fitted_on(classifier, spots[spots["split"] == "train"], "spots train")
+    assert were_fitted_on(classifier, spots[spots["split"] == "val"], "spots val")
+
+
+def test_mistakes_cost_no_work(tmp_path, tiny_run, spots_csv):
+    arguments = ("calibrate", tiny_run / "bundle", "--data", spots_csv, "--known", "val", "--no-progress")
+    for more, message in (
+        (("--exclude", tmp_path / "none.txt", "--out", tmp_path / "new"), "Cannot read"),
+        (("--out", spots_csv), "Could not replace|Could not write"),
+    ):
+        result = CliRunner().invoke(app, [str(argument) for argument in (*arguments, *more)])
+        assert isinstance(result.exception, PesiError)
+        assert re.search(message, str(result.exception))
+    assert pd.read_csv(spots_csv).shape[0] == 40

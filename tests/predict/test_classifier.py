@@ -40,7 +40,8 @@ def test_file_bytes_and_pixels_agree(classifier, spots):
     assert results[0].image_id == "train_000"
     assert sum(results[0].probabilities.values()) == pytest.approx(1)
     assert results[0].malignant == pytest.approx(results[0].probabilities["melanoma"])
-    assert results[0].bundle_id == classifier.config.bundle_id
+    assert results[0].bundle_id == classifier.config.answer_id
+    assert results[0].bundle_id.startswith(classifier.config.bundle_id)
     assert results[0].triage in {"excise", "refer", "follow up", "reassure"}
     assert f"{results[0].malignant:.3f}" in results[0].triage_reason
 

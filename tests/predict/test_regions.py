@@ -36,7 +36,7 @@ class DarkSpot:
 
 def use(monkeypatch: pytest.MonkeyPatch, segmenter: DarkSpot) -> None:
     for module in (pesi.predict.classifier, pesi.predict.regions, pesi.train.finish):
-        monkeypatch.setattr(module, "shipped_segmenter", lambda: segmenter)
+        monkeypatch.setattr(module, "shipped_segmenter", lambda device=None: segmenter)
 
 
 @pytest.fixture

@@ -25,7 +25,8 @@ def test_the_shipped_classifier_is_the_default():
 def test_it_predicts_a_picture(tmp_path):
     folder = write_synthetic(tmp_path / "syn", train=3, val=0, test=0, size=300, workers=1)
     path = next(folder.rglob("*.jpg"))
-    prediction = pesi.load(device="cpu").predict(path)
+    # A drawn lesion is no photograph, and the novelty check may say so.
+    prediction = pesi.load(device="cpu").predict(path, gates=False)
     assert sum(prediction.probabilities.values()) == pytest.approx(1)
     assert prediction.triage in {"excise", "refer", "follow up", "reassure"}
     assert prediction.bundle_id.startswith("isic2017")

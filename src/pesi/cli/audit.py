@@ -52,13 +52,15 @@ def audit(
     """
     from pesi.evaluate.audit.card import audit_card
     from pesi.evaluate.audit.data import AuditOptions
-    from pesi.evaluate.audit.report import report_html, write_pdf
+    from pesi.evaluate.audit.report import pdf_writer, report_html, write_pdf
     from pesi.evaluate.audit.run import run_audit
     from pesi.evaluate.evaluation import measured_scores
     from pesi.files import write_json, write_text
     from pesi.predict.card import keep_measured
     from pesi.predict.shipped import bundle_folder, load
 
+    if pdf:
+        pdf_writer()  # if it is missing, before the work
     classifier = load(bundle, device=device)
     options = AuditOptions(replicates=replicates, seed=seed, stress_images=stress_images)
     with _bars(progress and sys.stderr.isatty()) as bars:
@@ -76,8 +78,6 @@ def audit(
     write_json(out / "audit.json", result.to_dict(), indent=None)
     write_text(out / "README.md", card)
     write_text(out / "report.html", html)
-    if pdf:
-        write_pdf(html, out / "report.pdf")
     if keep:
         folder = bundle_folder(bundle)
         epoch = "the epoch, " * (classifier.config.provenance.get("recipe", {}).get("select") == "best")
@@ -86,6 +86,8 @@ def audit(
         keep_measured(folder, measured_scores(performance.values, f"{sets[0].name}{fitted}"))
         write_json(folder / "audit.json", result.to_dict(), indent=None)
         write_text(folder / "README.md", card)
+    if pdf:
+        write_pdf(html, out / "report.pdf")
     for done in result.sets:
         print(f"{done.name}, {done.images} images")
         for section in done.sections:
@@ -104,23 +106,41 @@ def _read_sets(
     bars: Progress,
 ) -> list[AuditData]:
     from pesi.cli.evaluate import chosen_records
-    from pesi.data.splits import id_lists
     from pesi.evaluate.audit.data import lesion_grouped_part, read_audit_data
 
-    first = chosen_records(data, None, split)
-    fitted = classifier.config.provenance.get("splits", {}).get("val", {}).get("sha256")
-    wanted: list[tuple[pd.DataFrame, str, bool]] = [
-        (first, f"{Path(data).stem} {split}", id_lists(first.assign(split="val"))["val"]["sha256"] == fitted)
-    ]
+    wanted: list[tuple[pd.DataFrame, str]] = [(chosen_records(data, None, split), f"{Path(data).stem} {split}")]
     for name in also:
         records = lesion_grouped_part(chosen_records(name, None, "all"), classifier.task, also_images, seed)
-        wanted.append((records, Path(name).stem, False))
+        same = sum(other.split(" #")[0] == Path(name).stem for _, other in wanted)
+        wanted.append((records, Path(name).stem + f" #{same + 1}" * bool(same)))
     return [
         read_audit_data(
-            classifier, records, name, fitted_on=known, cache_dir=str(cache) if cache else None, progress=bars
+            classifier,
+            records,
+            name,
+            fitted_on=were_fitted_on(classifier, records, name),
+            cache_dir=str(cache) if cache else None,
+            progress=bars,
         )
-        for records, name, known in wanted
+        for records, name in wanted
     ]
+
+
+def were_fitted_on(classifier: Classifier, records: pd.DataFrame, name: str) -> bool:
+    """Whether the bundle's calibration was set on just these images.
+
+    Raises:
+        DataError: They trained the network.
+    """
+    from pesi.data.splits import id_hash
+    from pesi.errors import DataError
+
+    config, digest = classifier.config, id_hash(records["image_id"])
+    splits = config.provenance.get("splits", {})
+    if digest == splits.get("train", {}).get("sha256"):
+        raise DataError(f"The images of {name} trained this network.", "Audit it on images that it has not seen.")
+    fitted = splits.get("val", {}).get("sha256") if config.fitted_on is None else config.fitted_on.sha256
+    return bool(digest == fitted)
 
 
 def _provenance(classifier: Classifier, sets: list[AuditData], seed: int, replicates: int) -> dict[str, str]:
@@ -129,10 +149,15 @@ def _provenance(classifier: Classifier, sets: list[AuditData], seed: int, replic
 
     from pesi import __version__
 
-    rows = {"bundle": classifier.config.bundle_id, "pesi-cnn": __version__, "Python": platform.python_version()}
+    rows = {"bundle": classifier.config.answer_id, "pesi-cnn": __version__, "Python": platform.python_version()}
     for part in sets:
         digest = hashlib.sha256("\n".join(sorted(part.records["image_id"])).encode()).hexdigest()[:16]
-        rows[part.name] = f"{len(part)} images, SHA-256 of their sorted ids {digest}"
+        known = "calibration and thresholds were set on them" if part.fitted_on else "not those of the calibration"
+        repeats = int(part.records["lesion_id"].dropna().duplicated().sum())
+        rows[part.name] = f"{len(part)} images, {known}; SHA-256 of their sorted ids {digest}" + (
+            f"; {repeats} repeat a lesion, and intervals take images as independent: they are too narrow"
+        ) * bool(repeats)
+    rows["overlap"] = "only whole lists of images are recognised as seen before, by their hash; parts of them are not"
     return rows | {"bootstrap resamples": str(replicates), "seed": str(seed)}
 
 

@@ -63,6 +63,7 @@ def calibrate(
     import numpy as np
 
     from pesi.cli.evaluate import chosen_records
+    from pesi.cli.train import read_ids
     from pesi.errors import PesiError
     from pesi.predict.bundle import rewrite_bundle
     from pesi.predict.card import model_card
@@ -71,6 +72,7 @@ def calibrate(
     from pesi.predict.triage import read_triage_rule
 
     source = bundle_folder(bundle)
+    not_trained = set() if exclude is None else read_ids(exclude)
     if out.exists() and out.resolve() == source.resolve():
         raise PesiError(f"{out} is the bundle that is calibrated.", "Choose another --out; replace it afterwards.")
     rule = read_triage_rule(triage) if triage is not None else None
@@ -82,14 +84,14 @@ def calibrate(
     training = None
     if known is not None:
         rows = chosen_records(data, dataset, known)
-        if exclude is not None:
-            rows = rows[~rows["image_id"].isin(exclude.read_text(encoding="utf-8").split())]
+        rows = rows[~rows["image_id"].isin(not_trained)]
         rows = rows.sample(min(len(rows), NOVELTY_IMAGES), random_state=seed)
         training = _outputs(classifier, rows, cache, show).features
     config, novelty = fit_decisions(
         classifier.config,
         outputs,
         classes,
+        list(records["image_id"]),
         on=f"the {split} images of {Path(data).stem}",
         calibration=method.value,
         rule=rule,
@@ -104,7 +106,7 @@ def calibrate(
     for level in config.triage:
         print(f"{level.level}: malignant probability >= {level.at_least:.3f}, {level.how}")
     print(f"novelty: {config.novelty.how if config.novelty else 'no statistics (see --known)'}")
-    print(f"Bundle: {out}. What it is worth: pesi audit {out} --data {data} --split {split} --out audit")
+    print(f"Bundle: {out}. What it is worth, on other images than these: pesi audit {out} --data DIR --out audit")
 
 
 def _outputs(classifier: Classifier, records: pd.DataFrame, cache: Path | None, show: bool) -> Outputs:

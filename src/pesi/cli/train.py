@@ -114,14 +114,19 @@ def _start(recipe: str, overrides: list[str], folder: Path, settings: RunSetting
     if not {"train", "val"} <= set(records["split"].dropna()):
         records = split_records(records, val=resolved.val_share, test=0.0, seed=resolved.seed)
     if exclude is not None:
-        excluded = records["image_id"].isin(_ids(exclude)) & (records["split"] == "train")
+        excluded = records["image_id"].isin(read_ids(exclude)) & (records["split"] == "train")
         say(f"{int(excluded.sum())} training images are left out ({exclude.name}).")
         records = records[~excluded]
     used = records[records["split"].isin(["train", "val"])]
     start_run(resolved, records, folder, settings, task_of(resolved.task, used["diagnosis"].dropna()))
 
 
-def _ids(path: Path) -> set[str]:
+def read_ids(path: Path) -> set[str]:
+    """Image ids of a text file, one a line.
+
+    Raises:
+        PesiError: It cannot be read.
+    """
     try:
         return set(path.read_text(encoding="utf-8").split())
     except (OSError, UnicodeDecodeError) as error:

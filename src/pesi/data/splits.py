@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -140,9 +141,13 @@ def id_lists(records: pd.DataFrame) -> dict[str, dict[str, Any]]:
     for split in SPLITS:
         ids = sorted(str(image_id) for image_id in records.loc[records["split"] == split, "image_id"])
         if ids:
-            digest = hashlib.sha256("".join(f"{image_id}\n" for image_id in ids).encode()).hexdigest()
-            lists[split] = {"count": len(ids), "sha256": digest, "ids": ids}
+            lists[split] = {"count": len(ids), "sha256": id_hash(ids), "ids": ids}
     return lists
+
+
+def id_hash(image_ids: Iterable[str]) -> str:
+    """SHA-256 of the sorted ids, one a line."""
+    return hashlib.sha256("".join(f"{image_id}\n" for image_id in sorted(image_ids)).encode()).hexdigest()
 
 
 def _assign(records: pd.DataFrame, groups: pd.Series, shares: dict[str, float], rng: np.random.Generator) -> np.ndarray:

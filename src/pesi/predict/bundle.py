@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -14,6 +15,7 @@ from pesi.data.quality import QualityConfig
 from pesi.data.regions import RegionName
 from pesi.data.transforms import Geometry
 from pesi.errors import BundleError
+from pesi.files import remove_file
 from pesi.nn.cnn import PesiCNN
 from pesi.nn.models import create_model
 from pesi.predict.bundle_files import (
@@ -70,6 +72,13 @@ class PreprocessConfig(_Part):
     std: tuple[float, float, float]
 
 
+class FittedOn(_Part):
+    """The images that set calibration, thresholds and the rest: how many, and the hash of their ids (`id_hash`)."""
+
+    count: int
+    sha256: str
+
+
 class BundleConfig(_Part):
     """Everything that a prediction needs besides the weights; the whole of `config.json`."""
 
@@ -89,6 +98,7 @@ class BundleConfig(_Part):
     conformal: tuple[ConformalConfig, ...] = ()  # prediction sets, a coverage each
     quality: QualityConfig = QualityConfig()
     novelty: NoveltyConfig | None = None
+    fitted_on: FittedOn | None = None
     licence: str = ""
     measured: Measured | None = None
     provenance: dict[str, Any] = {}
@@ -97,6 +107,13 @@ class BundleConfig(_Part):
     def bundle_id(self) -> str:
         """Name and the first digits of the weights' hash: what a prediction says it came from."""
         return f"{self.name}@{self.weights_sha256[:12]}"
+
+    @property
+    def answer_id(self) -> str:
+        """The bundle's id and a digest of what turns outputs into answers: two bundles of one network may differ."""
+        fields = {"temperature", "vector", "thresholds", "triage", "conformal", "quality", "novelty", "views"}
+        digest = hashlib.sha256(self.model_dump_json(include=fields).encode()).hexdigest()
+        return f"{self.bundle_id}+{digest[:8]}"
 
     def to_task(self) -> Task:
         """The task whose classes the network was trained for."""
@@ -186,7 +203,7 @@ def rewrite_bundle(
 def _written(
     folder: str | Path, config: BundleConfig, weights: bytes, card: str, novelty: NoveltyStatistics | None
 ) -> BundleConfig:
-    (Path(folder) / CONFIG).unlink(missing_ok=True)  # no bundle until everything is there again
+    remove_file(Path(folder) / CONFIG)  # no bundle until everything is there again
     known = None
     if novelty is not None and config.novelty is not None:
         known = save_novelty(folder, novelty, config.novelty)

@@ -14,7 +14,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from pesi.errors import BundleError
-from pesi.files import whole_file, write_text
+from pesi.files import remove_file, whole_file, write_text
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 
@@ -63,7 +63,7 @@ def write_bundle(folder: str | Path, config: BaseModel, weights: bytes, *, card:
         StorageError: The system refused to write.
     """
     folder = Path(folder)
-    (folder / CONFIG).unlink(missing_ok=True)
+    remove_file(folder / CONFIG)
     with whole_file(folder / WEIGHTS) as temporary:
         temporary.write_bytes(weights)
     write_text(folder / CARD, card)

@@ -96,7 +96,7 @@ class Classifier:
         self.network = network.eval().to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.novelty = novelty
         self.task: Task = config.to_task()
-        self.regions = regions_of(config.preprocess)
+        self.regions = regions_of(config.preprocess, device=str(self.device))
 
     @classmethod
     def load(cls, folder: str | Path, *, device: str | None = None) -> Classifier:
@@ -209,7 +209,7 @@ class Classifier:
             triage=triage,
             triage_reason=reason,
             views=views or config.views,
-            bundle_id=config.bundle_id,
+            bundle_id=config.answer_id,
             seconds=seconds,
             uncertainty=uncertainty_of(samples, config.outputs, config.task.head),
             sets={
@@ -293,7 +293,7 @@ class Classifier:
 
     @cached_property
     def _segmenter(self) -> LesionSegmenter | None:
-        return shipped_segmenter() if shipped_segmenter_folder() is not None else None
+        return shipped_segmenter(device=str(self.device)) if shipped_segmenter_folder() is not None else None
 
     def _verdicts(self, reading: Reading, answer: Outputs, gates: bool) -> tuple[Verdict, ...]:
         """What the gates say of one image."""

@@ -6,14 +6,15 @@ network and how to feed it. A run fits them when it ends; `pesi calibrate` fits 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pesi.data.splits import id_hash
 from pesi.errors import DataError
-from pesi.predict.bundle import BundleConfig
+from pesi.predict.bundle import BundleConfig, FittedOn
 from pesi.predict.calibration import (
     TemperatureConfig,
     calibrated_probabilities,
@@ -69,6 +70,7 @@ def fit_decisions(
     config: BundleConfig,
     outputs: Outputs,
     classes: NDArray[np.int64],
+    image_ids: Sequence[str],
     *,
     on: str,
     calibration: Calibration = "temperature",
@@ -83,6 +85,7 @@ def fit_decisions(
         config: What the network is.
         outputs: What the network gives for images that did not train it.
         classes: The truth, the index of the task's class, (N,).
+        image_ids: Of the images, (N,); their hash is kept, so that nobody takes them for unseen ones.
         on: What the images were, for the record.
         calibration: `temperature`, or `vector` (a weight and a bias a class; needs more images).
         rule: The triage levels wanted; default excise, refer, follow up, reassure.
@@ -118,9 +121,10 @@ def fit_decisions(
     for coverage in COVERAGES:
         found = fit_conformal(probabilities, classes, names, coverage=coverage, on=on, head=head)
         conformal += [found] if found is not None else []
-    if training_features is not None:
-        novelty = fit_novelty(training_features)
-    enough = novelty is not None and len(classes) >= FEWEST_HELD_OUT
+    known = config.novelty
+    if len(classes) >= FEWEST_HELD_OUT:  # fewer set no threshold: what the bundle has stays
+        novelty = novelty if training_features is None else fit_novelty(training_features)
+        known = None if novelty is None else novelty_config(novelty, {on: outputs.features})
     return Decisions(
         config.model_copy(
             update={
@@ -129,8 +133,9 @@ def fit_decisions(
                 "thresholds": tuple(thresholds),
                 "triage": triage,
                 "conformal": tuple(conformal),
-                "novelty": novelty_config(novelty, {on: outputs.features}) if novelty is not None and enough else None,
+                "novelty": known,
+                "fitted_on": FittedOn(count=len(image_ids), sha256=id_hash(image_ids)),
             }
         ),
-        novelty if enough else None,
+        novelty,
     )

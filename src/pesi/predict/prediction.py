@@ -43,7 +43,7 @@ class Prediction:
         similar: The most similar cases of a reference set, with their known diagnoses; empty where none was given.
         sets: Wanted coverage, such as "0.90" -> the classes that remain possible; empty where the bundle has none.
         views: Name of the views that were averaged.
-        bundle_id: Which classifier.
+        bundle_id: Which classifier, with which calibration and thresholds (`BundleConfig.answer_id`).
         seconds: Stage -> seconds spent: "read", "network".
         logits: Of each view, (V, K).
     """

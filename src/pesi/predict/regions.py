@@ -8,7 +8,7 @@ from pesi.predict.bundle import PreprocessConfig
 from pesi.predict.segmenter import shipped_segmenter
 
 
-def regions_of(preprocess: PreprocessConfig) -> tuple[Region, ...]:
+def regions_of(preprocess: PreprocessConfig, *, device: str | None = None) -> tuple[Region, ...]:
     """What a bundle cuts from an image.
 
     Raises:
@@ -19,7 +19,7 @@ def regions_of(preprocess: PreprocessConfig) -> tuple[Region, ...]:
         if name == "image":
             regions.append(WholeImage(preprocess.source_size, preprocess.geometry))
         else:
-            segmenter = shipped_segmenter()
+            segmenter = shipped_segmenter(device=device)
             if preprocess.segmenter not in ("", segmenter.bundle_id):
                 raise BundleError(
                     f"This bundle was made with the segmenter {preprocess.segmenter}; {segmenter.bundle_id} is here.",

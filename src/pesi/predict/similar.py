@@ -16,7 +16,7 @@ from safetensors.numpy import load as unpack
 from safetensors.numpy import save as pack
 
 from pesi.errors import BundleError, DataError, ImageError
-from pesi.files import whole_file, write_text
+from pesi.files import remove_file, whole_file, write_text
 from pesi.predict.classifier import Classifier, ImageSource
 from pesi.predict.prediction import Refusal, Similar
 
@@ -221,7 +221,7 @@ def build_reference(
         cases=tuple(cases),
     )
     folder = Path(folder)
-    (folder / REFERENCE).unlink(missing_ok=True)  # written last, it makes the folder valid
+    remove_file(folder / REFERENCE)  # written last, it makes the folder valid
     with whole_file(folder / FEATURES) as temporary:
         temporary.write_bytes(data)
     write_text(folder / REFERENCE, config.model_dump_json(indent=2) + "\n")

@@ -83,7 +83,9 @@ def finish_run(
     known = network_outputs(
         classifier, lambda i: np.stack([region[drawn[i]] for region in training]), len(drawn)
     ).features
-    config, novelty = fit_decisions(config, outputs, classes, on=on, training_features=known, seed=recipe.seed)
+    ids = list(validation["image_id"])
+    ids = list(validation["image_id"])
+    config, novelty = fit_decisions(config, outputs, classes, ids, on=on, training_features=known, seed=recipe.seed)
     environment = json.loads((folder / "environment.json").read_text())
     splits = json.loads((folder / "splits.json").read_text())
     started_from = folder / "pretrained.json"

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image as PillowImage
 
 from pesi.data.records import record_table
 from pesi.errors import DataError
 from pesi.evaluate.audit.data import grouped_folds, lesion_grouped_part, read_audit_data
+from pesi.predict.classifier import Classifier
 from pesi.taxonomy import TASKS
 
 
@@ -44,6 +47,45 @@ def test_a_part_has_one_image_a_lesion_and_the_shares_of_the_whole(records):
     again = lesion_grouped_part(records.sample(frac=1, random_state=3).sort_index(), TASKS["isic2017"], 30, seed=1)
     assert list(again["image_id"]) == list(part["image_id"])
     assert len(lesion_grouped_part(records, TASKS["isic2017"], 1000, seed=1)) == 60
+
+
+def test_diagnoses_count_through_their_parents(records):
+    """Seborrheic keratosis is a benign keratosis, as in training."""
+    part = lesion_grouped_part(records, TASKS["ham10000"], 1000, seed=0)
+    assert (part["diagnosis"] == "SK").sum() == 20
+
+
+@pytest.mark.parametrize("count", [7, 20, 31])
+def test_a_part_is_no_larger_than_asked(records, count):
+    assert len(lesion_grouped_part(records, TASKS["ham10000"], count, seed=0)) == count
+
+
+def test_folds_of_few_images(records):
+    few = records.iloc[[0, 2, 4, 6]].reset_index(drop=True)
+    assert set(grouped_folds(few, np.array([0, 1, 0, 1]), 5, 0)) == {0, 1}
+    for rows, message in ((few.assign(patient_id="one"), "1 patient"), (few.head(1), "1 image")):
+        with pytest.raises(DataError, match=message):
+            grouped_folds(rows, np.zeros(len(rows), np.int64), 5, 0)
+
+
+def test_a_lesions_box_is_cut_from_the_file_as_in_prediction(tiny_run, tmp_path):
+    """From a file of 288 pixels, a square of 72 holds less than the box that `predict` cuts."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for index in range(4):
+        picture = rng.integers(150, 230, (288, 288, 3), np.uint8)
+        cv2.circle(picture, (144, 144), 40, (60.0, 40.0, 30.0), -1)
+        picture[::2] //= 2  # detail that the square has not
+        PillowImage.fromarray(picture).save(tmp_path / f"{index}.png")
+        path = str(tmp_path / f"{index}.png")
+        rows.append({"image_id": str(index), "path": path, "source": "made", "diagnosis": ["MEL", "NV"][index % 2]})
+    whole = Classifier.load(tiny_run / "bundle", device="cpu")
+    preprocess = whole.config.preprocess.model_copy(update={"regions": ("lesion",)})
+    lesion = Classifier(whole.config.model_copy(update={"preprocess": preprocess}), whole.network, device="cpu")
+    data = read_audit_data(lesion, record_table(rows), "made")
+    for index, row in enumerate(rows):
+        predicted = lesion.predict(row["path"], gates=False).probabilities
+        np.testing.assert_allclose(data.probabilities[index], list(predicted.values()), atol=1e-5)
 
 
 def test_data_is_what_the_classifier_says(classifier, spots):

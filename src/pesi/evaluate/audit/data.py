@@ -12,7 +12,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from pesi.data.cache import cached_squares
 from pesi.data.masks import LESION_ABOVE, read_mask_square
-from pesi.data.regions import WholeImage
+from pesi.data.regions import Region, WholeImage
 from pesi.errors import DataError
 from pesi.predict.calibration import calibrated_probabilities
 from pesi.predict.classifier import Classifier
@@ -55,7 +55,8 @@ class AuditData:
         task: The classifier's.
         classes: Class of each image, (N,).
         images: Each whole image as a square uint8 (N, S, S, 3), S the bundle's `source_size`, in its geometry. A
-            classifier takes one as it takes a decoded image: `classifier.squares(images[i])`.
+            classifier takes one as it takes a decoded image: `classifier.squares(images[i])`; but a box around the
+            lesion is then cut from this square, not from the larger file.
         masks: Lesion masks in the same squares, (N, S, S) bool; all False where there is none.
         has_mask: Which images have one, (N,).
         logits: Of all views, (N, V, K), before any calibration.
@@ -131,19 +132,35 @@ def lesion_grouped_part(records: pd.DataFrame, task: Task, count: int, seed: int
         count: How many at most.
         seed: Of the draw.
     """
-    known = {code for task_class in task.classes for code in task_class.diagnoses}
-    kept = records[records["diagnosis"].isin(known)].sample(frac=1, random_state=seed)
+    kept = records[records["diagnosis"].map(task.has)].sample(frac=1, random_state=seed)
     kept = kept[~kept["lesion_id"].fillna(kept["image_id"]).duplicated()]
     if len(kept) > count:
-        share = count / len(kept)
-        parts = [rows.head(max(1, round(share * len(rows)))) for _, rows in kept.groupby("diagnosis", sort=True)]
-        kept = pd.concat(parts)
+        place = kept.groupby("diagnosis").cumcount()  # the first of each diagnosis, then by how much of it is there
+        kept = kept.loc[
+            ((place + 0.5) / kept.groupby("diagnosis")["image_id"].transform("size")).nsmallest(count).index
+        ]
     return kept.sort_values("image_id").reset_index(drop=True)
 
 
 def grouped_folds(records: pd.DataFrame, classes: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]:
-    """Fold of each record, (N,): stratified by class; a patient's or else a lesion's images share a fold."""
+    """Fold of each record, (N,): stratified by class; a patient's or else a lesion's images share a fold.
+
+    Args:
+        records: Record table.
+        classes: Of its rows, (N,).
+        count: Folds wanted; fewer where there are fewer patients or lesions, or images of the commonest class.
+        seed: Of the split.
+
+    Raises:
+        DataError: There are not even two.
+    """
     groups = records["patient_id"].fillna(records["lesion_id"]).fillna(records["image_id"])
+    count = min(count, groups.nunique(), int(np.bincount(classes).max()))
+    if count < 2:
+        raise DataError(
+            f"{len(records)} image(s) of {groups.nunique()} patient(s) or lesion(s) cannot be divided in two.",
+            "What is fitted must be measured on other images: audit on more of them.",
+        )
     splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
     folds = np.zeros(len(classes), np.int64)
     for index, (_, held_out) in enumerate(splitter.split(np.zeros(len(classes)), classes, groups)):
@@ -171,24 +188,31 @@ def read_audit_data(
         progress: Told what is done.
 
     Raises:
-        DataError: No image is left, or one cannot be read.
+        DataError: No image is left, too few to divide them, or one cannot be read.
     """
     task = classifier.task
-    known = {code for task_class in task.classes for code in task_class.diagnoses}
-    kept = records[records["diagnosis"].isin(known)].reset_index(drop=True)
+    kept = records[records["diagnosis"].map(task.has)].reset_index(drop=True)
     if not len(kept):
         raise DataError(
-            f"None of the images of {name} has a diagnosis of the task {task.name} ({', '.join(sorted(known))}).",
+            f"None of the images of {name} has a diagnosis of the task {task.name} ({', '.join(task.class_names)}).",
             "Audit on labelled images: choose another split or data set.",
         )
+    classes = np.array([task.class_of(str(code)) for code in kept["diagnosis"]], np.int64)
+    grouped_folds(kept, classes, 2, 0)  # too few to divide are refused before the work
     preprocess = classifier.config.preprocess
     whole = WholeImage(preprocess.source_size, preprocess.geometry)
-    images = cached_squares(
-        list(kept["path"]),
-        whole,
-        cache_dir=cache_dir,
-        progress=lambda done, total: progress(f"decoding {name}", done, total),
-    )
+
+    def cut(region: Region) -> NDArray[np.uint8]:
+        return cached_squares(
+            list(kept["path"]),
+            region,
+            cache_dir=cache_dir,
+            progress=lambda done, total: progress(f"decoding {name}", done, total),
+        )
+
+    images = cut(whole)
+    # As `pesi predict` cuts them, from the files: a lesion's box has more pixels there than in the square.
+    regions = [images if region.key == whole.key else cut(region) for region in classifier.regions]
     masks = np.zeros(images.shape[:3], bool)
     has_mask = kept["mask_path"].notna().to_numpy()
     for index in np.flatnonzero(has_mask):
@@ -197,10 +221,9 @@ def read_audit_data(
         )
         masks[index] = mask > LESION_ABOVE
     has_mask = has_mask & masks.any((1, 2))
-    classes = np.array([task.class_of(str(code)) for code in kept["diagnosis"]], np.int64)
     outputs = network_outputs(
         classifier,
-        lambda i: classifier.squares(images[i]),
+        lambda i: np.stack([region[i] for region in regions]),
         len(classes),
         progress=lambda done, total: progress(f"predicting {name}", done, total),
     )

@@ -194,9 +194,9 @@ def _summary(values: Mapping[str, Any], name: str, masked: bool) -> str:
             f"insertion {figure_text(insertion['value'], insertion['ci'])}"
         )
         sentences.append(f"{label}: {verdict} ({figures_})")
-    beaten = "the middle of the picture" in "".join(sentences)
+    better = "the middle of the picture" in "".join(sentences)
     text = (
-        f"On {values['images']} images of {name} {'a' if beaten else 'no'} map beats the middle of the picture by both "
+        f"On {values['images']} images of {name} {'a' if better else 'no'} map beats the middle of the picture by both "
     )
     text += f"curves (deletion, insertion). In detail, {'; '.join(sentences)}."
     return text if masked else text + " There are no lesion masks for what the network sees, so no pointing game."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -55,6 +56,17 @@ def write_pdf(html: str, path: str | Path) -> None:
         PesiError: WeasyPrint or the Pango library that it needs is not installed.
         StorageError: The file cannot be written.
     """
+    weasyprint = pdf_writer()
+    with whole_file(path) as temporary:
+        temporary.write_bytes(weasyprint.HTML(string=html).write_pdf())
+
+
+def pdf_writer() -> Any:
+    """WeasyPrint.
+
+    Raises:
+        PesiError: It, or the Pango library that it needs, is not installed.
+    """
     tolerant = ImageFile.LOAD_TRUNCATED_IMAGES
     try:
         import weasyprint
@@ -67,5 +79,4 @@ def write_pdf(html: str, path: str | Path) -> None:
     finally:
         # WeasyPrint tells Pillow to read damaged files without a word; what reads patients' images must not.
         ImageFile.LOAD_TRUNCATED_IMAGES = tolerant
-    with whole_file(path) as temporary:
-        temporary.write_bytes(weasyprint.HTML(string=html).write_pdf())
+    return weasyprint
