@@ -6,10 +6,17 @@ import json
 
 import numpy as np
 import pytest
-from scipy.stats import norm
+from scipy.stats import binomtest, norm
 from sklearn.metrics import confusion_matrix, precision_score, recall_score
 
-from pesi.evaluate.decision import at_prevalence, decision_curve, decision_values, net_benefit, predictive_values
+from pesi.evaluate.decision import (
+    at_prevalence,
+    decision_curve,
+    decision_values,
+    net_benefit,
+    predictive_values,
+    undecided,
+)
 
 
 def lesions(count, rng, *, share=0.3, apart=1.5):
@@ -72,6 +79,67 @@ def test_what_is_not_defined_is_said_so():
     json.dumps(wrong.to_dict(), allow_nan=False)
     with pytest.raises(ValueError, match="with and without"):
         decision_values(np.ones(5, bool), np.ones(5, bool), replicates=5, rng=np.random.default_rng(0))
+
+
+def wilson(successes, trials):
+    found = binomtest(successes, trials).proportion_ci(method="wilson")
+    return pytest.approx((found.low, found.high))
+
+
+def test_every_one_found_is_not_certainty():
+    labels = np.arange(60) < 20
+    called = np.arange(60) < 28  # 20 of 20 found, 8 of 40 called in error
+    found = decision_values(labels, called, prevalences=(0.02,), replicates=300, rng=np.random.default_rng(0)).values
+    assert found["sensitivity"] == (1, wilson(20, 20))
+    low, high = found["specificity"][1]
+    assert (low, high) == pytest.approx((0.675, 0.925), abs=0.06)  # the bootstrap's still: normal limits of 32 of 40
+    sensitivity, specificity = (binomtest(*x).proportion_ci(method="wilson") for x in ((20, 20), (32, 40)))
+    for suffix, share in (("", 1 / 3), ("@0.02", 0.02)):
+        true, false = 1000 * share * sensitivity.low, 1000 * (1 - share) * (1 - specificity.low)
+        missed = 1000 * share - true
+        assert found[f"ppv{suffix}"][1][0] == pytest.approx(true / (true + false))
+        assert found[f"nne{suffix}"][1][1] == pytest.approx((true + false) / true)
+        value, (low, high) = found[f"npv{suffix}"]
+        assert (value, high) == (1, 1)
+        assert low == pytest.approx(1 - missed / (1000 * (1 - share) - false + missed))
+    apart = decision_values(labels, labels, replicates=50, rng=np.random.default_rng(0)).values
+    for name, (value, (low, high)) in apart.items():
+        assert value == 1, name
+        assert low < high, name
+    nothing = decision_values(labels, ~labels & called, replicates=50, rng=np.random.default_rng(0)).values
+    assert nothing["sensitivity"] == (0, wilson(0, 20))
+    assert nothing["ppv"][0] == 0
+    assert nothing["ppv"][1][1] > 0.1
+    assert nothing["nne"][1][1] is None  # perhaps no call is ever right
+    json.dumps(nothing)
+
+
+def test_where_nothing_could_decide_there_are_the_same_names_and_no_value():
+    labels = np.arange(9) < 3
+    measured = decision_values(labels, labels, prevalences=(0.1,), replicates=5, rng=np.random.default_rng(0))
+    empty = undecided(9, prevalences=(0.1,))
+    assert set(empty.to_dict()) == set(measured.to_dict())
+    assert empty.called is None
+    assert set(empty.values.values()) == {(None, (None, None))}
+
+
+def test_the_net_benefit_of_one_lesion_is_not_certain():
+    """One melanoma above 18 others: resamples of each kind would all be alike, and so certain."""
+    scores = np.append(np.linspace(0.005, 0.04, 18), 0.07)
+    labels = np.arange(19) == 18
+    thresholds = np.array([0.01, 0.05, 0.06, 0.2])
+    found = decision_curve(labels, scores, thresholds=thresholds, replicates=50, rng=np.random.default_rng(0))
+    assert (found.band[0] < found.model).all()
+    assert (found.model <= found.band[1]).all()
+    assert found.band[1, 3] > 0 == found.model[3]  # at 0.2 nothing is called here; another melanoma may be
+    assert found.gain[0] > 0 > found.gain_band[0, 0]  # at 0.01 excising all is not shown to be worse
+    # At 0.05 it alone is called: the worst by squares of what its rates can lose.
+    lost = np.hypot((1 - wilson_low(1, 1)) / 19, (1 - wilson_low(18, 18)) * 18 / 19 / 19)
+    assert found.band[0, 1] == pytest.approx(1 / 19 - lost)
+
+
+def wilson_low(successes, trials):
+    return binomtest(successes, trials).proportion_ci(method="wilson").low
 
 
 def test_net_benefit_is_vickers_and_elkins_formula():

@@ -153,6 +153,34 @@ def test_the_rest_by_hand():
     json.dumps([r.to_dict() for r in (full, rest, nobody)], allow_nan=False)
 
 
+def test_a_share_that_holds_none_leaves_the_others_measured():
+    """A hundred images, the malignant among the least sure: the larger shares leave none of them."""
+    confidence = np.arange(100.0)
+    only = confidence == 0
+    full, *others = rest_of(only, only, confidence, (0.0, 0.05, 0.1, 0.2), only, replicates=50)
+    assert full.rate.value == 1
+    assert full.rate.interval == wilson_interval(1, 1)
+    assert full.change.value == 0
+    assert [(other.of, other.rate, other.change) for other in others] == [(0, None, None)] * 3
+    # Of two kinds of malignant lesions one is spread out: its shares are as if no larger share had been asked for.
+    malignant, missed = confidence % 4 < 1, confidence % 8 < 1
+    malignant[50:] = False
+    few = rest_of(missed, malignant, confidence, (0.2,), malignant, replicates=200)
+    many = rest_of(missed, malignant, confidence, (0.2, 0.7), malignant, replicates=200)
+    assert many[0] == few[0]
+    assert many[1].rate is None
+
+
+def test_where_no_resample_holds_any_there_is_no_change():
+    """One resample, of which the only image that counts is not a part."""
+    among = np.arange(3) == 2
+    seeds = (rest_of(among, among, np.arange(3.0), (0.0,), np.zeros(3), replicates=1, seed=seed) for seed in range(9))
+    without = [rest for (rest,) in seeds if rest.change is None]
+    assert without
+    assert all(rest.rate.interval == wilson_interval(1, 1) for rest in without)
+    json.dumps(without[0].to_dict(), allow_nan=False)
+
+
 def test_no_error_left_is_not_certainty():
     confidence = np.arange(40.0)
     wrong = confidence < 4

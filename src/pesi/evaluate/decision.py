@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, logit
 
-from pesi.evaluate.intervals import bootstrap
+from pesi.evaluate.intervals import bootstrap, wilson_interval
 from pesi.evaluate.metrics import curve, weighted_mean
 
 Floats = NDArray[np.float64]
@@ -47,12 +47,12 @@ class Decision:
     """What calling some images positive comes to.
 
     Attributes:
-        called, images: How many.
+        called, images: How many; called is None where nothing could decide (`undecided`).
         values: Name -> value and its 95 % interval; None where it is not defined (or infinite).
             Names: sensitivity, specificity; ppv, npv, nne at the images' own prevalence; ppv@0.02 and so on.
     """
 
-    called: int
+    called: int | None
     images: int
     values: dict[str, tuple[float | None, Interval]]
 
@@ -71,6 +71,9 @@ def decision_values(
     rng: np.random.Generator,
 ) -> Decision:
     """Sensitivity, specificity, predictive values and number needed to excise, with stratified-bootstrap intervals.
+
+    Where a rate is 0 or 1 resamples would not vary. There its interval is Wilson's, and the limits of the predictive
+    values and of the number needed are those with both rates at their Wilson limits, which is rather too wide.
 
     Args:
         labels: Which images have the disease, (N,).
@@ -91,18 +94,49 @@ def decision_values(
             "specificity": weighted_mean(~called[~labels], weights[:, ~labels]),
         }
         rates = values["sensitivity"], values["specificity"]
-        for suffix, prevalence in (("", own), *((f"@{p:g}", p) for p in prevalences)):
+        for suffix, prevalence in _prevalences(own, prevalences):
             ppv, npv, nne = predictive_values(*rates, prevalence)
             values |= {f"ppv{suffix}": ppv, f"npv{suffix}": npv, f"nne{suffix}": nne}
         return values
 
     point = statistics(np.ones((1, len(labels))))
     draws = bootstrap(statistics, labels, replicates=replicates, rng=rng)
+    intervals = {name: _middle(values) for name, values in draws.items()}
+    found, spared = _limits(called[labels]), _limits(~called[~labels])
+    stuck = {name for name in ("sensitivity", "specificity") if point[name][0] in (0, 1)}
+    intervals |= {name: limits for name, limits in (("sensitivity", found), ("specificity", spared)) if name in stuck}
+    if stuck:
+        # Both predictive values rise with both rates; the number needed to excise falls.
+        for suffix, prevalence in _prevalences(own, prevalences):
+            ppv, npv, nne = predictive_values(np.array(found), np.array(spared), prevalence)
+            for name, limits in (("ppv", ppv), ("npv", npv), ("nne", nne[::-1])):
+                if not np.isnan(point[f"{name}{suffix}"][0]):
+                    intervals[f"{name}{suffix}"] = _finite(limits[0]), _finite(limits[1])
     return Decision(
-        int(called.sum()),
-        len(labels),
-        {name: (_finite(point[name][0]), _middle(draws[name])) for name in point},
+        int(called.sum()), len(labels), {name: (_finite(point[name][0]), intervals[name]) for name in point}
     )
+
+
+def undecided(images: int, *, prevalences: Sequence[float] = ()) -> Decision:
+    """What `decision_values` gives where no threshold could be set: every value is None.
+
+    Args:
+        images: How many would have been decided.
+        prevalences: As for `decision_values`.
+    """
+    names = [f"{name}{suffix}" for suffix, _ in _prevalences(0.5, prevalences) for name in ("ppv", "npv", "nne")]
+    return Decision(None, images, dict.fromkeys(("sensitivity", "specificity", *names), (None, (None, None))))
+
+
+def _prevalences(own: float, others: Sequence[float]) -> tuple[tuple[str, float], ...]:
+    """What a value's name ends with, and the prevalence that it is at."""
+    return ("", own), *((f"@{p:g}", p) for p in others)
+
+
+def _limits(happened: NDArray[np.bool_]) -> tuple[float, float]:
+    """Wilson's interval of a rate, (N,) -> limits; the rate lies in it in spite of rounding."""
+    low, high = wilson_interval(int(happened.sum()), len(happened))
+    return min(low, float(happened.mean())), max(high, float(happened.mean()))
 
 
 def _middle(values: Floats) -> Interval:
@@ -201,6 +235,9 @@ def decision_curve(
 ) -> DecisionCurve:
     """Decision curve of a model against excising all and none (Vickers and Elkin 2006), with intervals.
 
+    At a threshold where sensitivity or specificity is 0 or 1 resamples of it would not vary: there the band is from
+    Wilson's limits of both rates, added as squares (G. Y. Zou, A. Donner, Stat. Med. 27, 2008).
+
     Args:
         labels: Which images have the disease, (N,).
         scores: Calibrated probabilities, (N,).
@@ -225,6 +262,14 @@ def decision_curve(
     model = statistics(np.ones((1, len(labels))))["model"][0]
     draws = bootstrap(statistics, labels, replicates=replicates, rng=rng)["model"]
     band = np.quantile(draws, [0.025, 0.975], axis=0)
+    for index, threshold in enumerate(thresholds):
+        called = moved >= threshold
+        rates = np.array([called[labels].mean(), called[~labels].mean()])
+        if np.isin(rates, (0, 1)).any():
+            (found_low, found_high), (false_low, false_high) = _limits(called[labels]), _limits(called[~labels])
+            worth = np.array([share, (1 - share) * threshold / (1 - threshold)])
+            band[0, index] = model[index] - np.linalg.norm(worth * (rates - (found_low, false_high)))
+            band[1, index] = model[index] + np.linalg.norm(worth * (rates - (found_high, false_low)))
     return DecisionCurve(thresholds, model, excise_all, band, model - alternative, band - alternative, share)
 
 

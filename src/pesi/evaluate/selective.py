@@ -204,7 +204,7 @@ class Rest:
         of: How many images the rate is of (expected, where confidences tie).
         rate: None where it is of no image. Where it is 0 or 1 the interval is Wilson's: resamples would not vary.
         change: Against answering every image, on the same resamples; where none of them moves, the interval is as far
-            as Wilson's limit for none of so many images.
+            as Wilson's limit for none of so many images. None without a rate, or where no resample has both.
     """
 
     withheld: float
@@ -270,11 +270,17 @@ def rest_of(
         if not total > 0:
             result.append(Rest(share, 0.0, None, None))
             continue
-        drawn = draws[np.isfinite(draws).all(1)]
-        interval = percentile_interval(drawn[:, index])
-        if value[index] in (0.0, 1.0):
+        pair = draws[:, [0, index]]  # of this share only: another may hold none of them in any resample
+        before, after = pair[np.isfinite(pair).all(1)].T
+        if value[index] in (0.0, 1.0) or not len(after):
             interval = wilson_interval(round(found), round(total))
-        moved = drawn[:, index] - drawn[:, 0]
+        else:
+            interval = percentile_interval(after)
+        rate = Measured(float(value[index]), interval)
+        if not len(after):
+            result.append(Rest(share, float(total), rate, None))
+            continue
+        moved = after - before
         change = percentile_interval(moved)
         if share and not moved.any():
             most = wilson_interval(0, round(total))[1]
@@ -283,7 +289,7 @@ def rest_of(
             Rest(
                 share,
                 float(total),
-                Measured(float(value[index]), interval),
+                rate,
                 Measured(float(value[index] - value[0]), change),
             )
         )

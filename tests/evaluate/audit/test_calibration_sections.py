@@ -160,3 +160,31 @@ def test_without_the_disease_the_section_says_so(classifier):
     section = operating_section(data, classifier, options=OPTIONS)
     assert "all of one kind" in section.summary
     assert section.plots == ()
+
+
+@pytest.mark.filterwarnings("ignore:The least populated class")
+@pytest.mark.parametrize("fitted_on", [True, False])
+def test_one_melanoma_sets_no_threshold(classifier, fitted_on):
+    """The folds without it would be set by it, and its own by no melanoma: not a miss, but not measured."""
+    data = audit_data(classifier, 200, fitted_on=fitted_on)
+    kept = np.concatenate([np.flatnonzero(data.classes == k)[:count] for k, count in enumerate((1, 6, 12))])
+    section = operating_section(data.take(kept), classifier, options=OPTIONS)
+    json.dumps(section.values, allow_nan=False)
+    melanoma, other = (
+        [point for point in section.values["points"] if point["class"] == name]
+        for name in ("melanoma", "seborrheic_keratosis")
+    )
+    assert len(melanoma) == len(other) == 5
+    for point in melanoma:
+        assert point["called"] is None
+        assert point["sensitivity"] == point["ppv@0.1"] == {"value": None, "ci": [None, None]}
+        assert point["expected_specificity"] is None
+    assert all(point["sensitivity"]["value"] is not None for point in other)
+    assert section.values["triage"]["cross-fitted"] is None
+    assert ("as the bundle ships" in section.values["triage"]) is not fitted_on
+    assert "too few images to set it" in section.summary
+    assert "triage is not measured" in section.summary
+    rates = {row[:2]: row[2:4] for row in section.tables[0].rows}
+    assert rates["melanoma", "sensitivity 0.90"] == ("too few images to set it",) * 2
+    assert not any("cross-fitted" in table.caption for table in section.tables)
+    assert section.values["decision_curves"]["own"]["useful"] == []

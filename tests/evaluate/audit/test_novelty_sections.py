@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image as PillowImage
 from sklearn.metrics import roc_auc_score
 
 import pesi
@@ -17,6 +19,7 @@ from pesi.evaluate.audit.data import AuditData, AuditOptions, read_audit_data
 from pesi.evaluate.audit.novelty import novelty_section, section_of_novelty
 from pesi.evaluate.audit.quality import jpeg, quality_section, scaled
 from pesi.evaluate.outliers import drawn_outliers, packaged_outliers
+from pesi.predict import classifier as classifier_module
 from pesi.predict.classifier import Classifier
 from pesi.predict.novelty import fit_novelty, novelty_score, novelty_verdict
 
@@ -53,6 +56,9 @@ def test_the_novelty_section_counts_what_its_scores_say(data: AuditData, classif
     expected = roc_auc_score(np.repeat([0, 1], [len(own), 2]), np.concatenate([own, noise]))
     assert section.values["families"]["noise"]["auroc"][0] == pytest.approx(expected)
     assert len(section.tables[0].rows) == 3
+    assert "had a say in choosing the score" in section.method
+    script = next(word for word in section.method.split() if word.startswith("benchmarks/"))
+    assert (Path(__file__).parents[3] / script).is_file()
     json.dumps(dict(section.values), allow_nan=False)
 
 
@@ -70,6 +76,66 @@ def test_the_quality_section(data: AuditData, classifier: Classifier, monkeypatc
     small = [row for row in values["degraded"] if row["degradation"] == "smaller"]
     assert small[-1]["refused"][0] == 1
     json.dumps(dict(values), allow_nan=False)
+
+
+@pytest.fixture
+def photographs(spots: pd.DataFrame, tmp_path: Path) -> pd.DataFrame:
+    """The validation spots as files of 640 x 400 pixels, in JPEG of quality 10."""
+    records = spots[spots["split"] == "val"].reset_index(drop=True)
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    for index, path in enumerate(records["path"]):
+        with PillowImage.open(path) as picture:
+            large = picture.resize((640, 400), PillowImage.Resampling.BICUBIC)
+        records.loc[index, "path"] = str(folder / f"{index}.jpg")
+        large.save(folder / f"{index}.jpg", quality=10)
+    return records.assign(mask_path=None)
+
+
+def test_the_gate_of_the_audit_is_the_gate_of_a_prediction(
+    photographs: pd.DataFrame, classifier: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quality, "DEGRADATIONS", {"darker": ("share of the light", (1.0,), scaled)})
+    data = read_audit_data(classifier, photographs, "photographs", cache_dir=str(tmp_path / "cache"))
+    values = quality_section(data, classifier, options=OPTIONS).values
+    verdicts = [verdict for path in photographs["path"] for verdict in classifier.predict(path).verdicts]
+    assert values["checks"]["blocks"]["refuse"] == len(photographs)  # nothing of it is left in a square of 72 pixels
+    assert values["from_squares"] == 0
+    for name, row in values["checks"].items():
+        own = [verdict for verdict in verdicts if verdict.check == name]
+        assert {level: row[level] for level in ("ok", "warn", "refuse")} == {
+            level: Counter(verdict.level for verdict in own)[level] for level in ("ok", "warn", "refuse")
+        }, name
+        assert row["median"] == pytest.approx(np.median([verdict.value for verdict in own])), name
+
+
+def test_files_that_are_gone_are_judged_by_their_squares_and_counted(
+    photographs: pd.DataFrame, classifier: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quality, "DEGRADATIONS", {"darker": ("share of the light", (1.0,), scaled)})
+    data = read_audit_data(classifier, photographs, "photographs", cache_dir=str(tmp_path / "cache"))
+    for path in photographs["path"][:5]:
+        Path(path).unlink()
+    section = quality_section(data, classifier, options=OPTIONS)
+    assert section.values["from_squares"] == 5
+    assert "The files of 5 of them could not be read" in section.summary
+    assert section.values["checks"]["short_side"] == {"measured": 12, "ok": 7, "warn": 5, "refuse": 0, "median": 400}
+
+
+def test_the_gate_s_segmenter_computes_where_the_classifier_does(
+    data: AuditData, classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    devices: list[str | None] = []
+    load = classifier_module.shipped_segmenter
+
+    def shipped_segmenter(*, device: str | None = None) -> object:
+        devices.append(device)
+        return load(device=device)
+
+    monkeypatch.setattr(classifier_module, "shipped_segmenter", shipped_segmenter)
+    monkeypatch.setattr(quality, "DEGRADATIONS", {"darker": ("share of the light", (1.0,), scaled)})
+    quality_section(data.take(np.arange(3)), classifier, options=OPTIONS)
+    assert devices == ["cpu"]
 
 
 def test_an_undegraded_copy_has_the_classifier_s_own_auc(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from xml.etree import ElementTree
@@ -12,6 +13,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from pesi.data.records import record_table
+from pesi.evaluate.audit import subgroups
 from pesi.evaluate.audit.data import AuditData, AuditOptions
 from pesi.evaluate.audit.subgroups import subgroups_section, targets_of
 from pesi.taxonomy import TASKS
@@ -116,6 +118,27 @@ def test_without_labels_and_masks_it_says_so(classifier, data, tmp_path):
     assert "no artefact labels" in section.summary
     assert not section.values["artefact_labels"]
     assert seen[-1] == ("scoring subgroups of made", 1, 1)
+
+
+def test_the_segmenter_computes_where_the_classifier_does(classifier, data, monkeypatch):
+    devices = []
+    load = subgroups.shipped_segmenter
+    monkeypatch.setattr(
+        subgroups, "shipped_segmenter", lambda *, device=None: devices.append(device) or load(device=device)
+    )
+    bare = dataclasses.replace(data, has_mask=np.zeros(len(data), bool)).take(np.arange(6))
+    subgroups_section(bare, classifier, options=AuditOptions(replicates=20))
+    assert devices == ["cpu"]
+
+
+def test_images_that_set_the_thresholds_are_said_to_flatter(classifier, data):
+    few, options = data.take(np.arange(24)), AuditOptions(replicates=20)
+    own = subgroups_section(dataclasses.replace(few, fitted_on=True), classifier, options=options)
+    assert "thresholds and calibration were set on these images" in own.summary
+    assert own.values["fitted_on"]
+    other = subgroups_section(few, classifier, options=options)
+    assert "flatter" not in other.summary
+    assert not other.values["fitted_on"]
 
 
 def test_targets_and_thresholds(classifier, data):

@@ -12,7 +12,7 @@ from pesi.evaluate.audit import operating_view as view
 from pesi.evaluate.audit.calibration import audit_targets
 from pesi.evaluate.audit.data import AuditData, AuditOptions, Progress, silent
 from pesi.evaluate.audit.section import Section
-from pesi.evaluate.decision import Decision, decision_curve, decision_values
+from pesi.evaluate.decision import Decision, decision_curve, decision_values, undecided
 from pesi.evaluate.intervals import wilson_interval
 from pesi.predict.calibration import TemperatureConfig, calibrated_probabilities, fit_temperature, fit_vector_scaling
 from pesi.predict.classifier import Classifier
@@ -35,17 +35,18 @@ class _CrossFitted:
     """What is set on the other folds, applied to each fold.
 
     Attributes:
-        labels: Name -> which images have it, (N,); only where there are images with and without it.
+        labels: Name -> which images have it, (N,); only where there are images with and without it, and a score.
         malignant: Name of what the triage is about among them, None where the task does not tell.
         scores: Name -> calibrated probability, (N,), each image by a calibration fitted on the other folds.
-        called: Point -> which images are called, (N,), each by a threshold of the other folds.
-        levels: Index of each image's triage level, (N,); None where there is no triage.
+        called: Point -> which images are called, (N,), each by a threshold of the other folds; None where the other
+            folds of some fold are all with the class or all without it, and set none.
+        levels: Index of each image's triage level, (N,); None where there is no triage, or it cannot be set either.
     """
 
     labels: dict[str, Bools]
     malignant: str | None
     scores: dict[str, Floats]
-    called: dict[view.PointKey, Bools]
+    called: dict[view.PointKey, Bools | None]
     levels: NDArray[np.int64] | None
 
 
@@ -66,10 +67,15 @@ def operating_section(
     for done, (key, called) in enumerate(found.called.items(), 1):
         name, criterion, wanted = key
         labels = found.labels[name]
-        points[key] = decision_values(labels, called, prevalences=PREVALENCES, replicates=options.replicates, rng=rng)
-        expected[key] = expected_rates(
-            criterion, wanted, labels, found.scores[name], rng=rng, replicates=options.replicates
-        )
+        if called is None:
+            points[key], expected[key] = undecided(len(data), prevalences=PREVALENCES), (None, None)
+        else:
+            points[key] = decision_values(
+                labels, called, prevalences=PREVALENCES, replicates=options.replicates, rng=rng
+            )
+            expected[key] = expected_rates(
+                criterion, wanted, labels, found.scores[name], rng=rng, replicates=options.replicates
+            )
         progress(f"operating points on {data.name}", done, len(found.called))
     curves = {}
     if disease is not None:
@@ -83,7 +89,9 @@ def operating_section(
                 rng=rng,
             )
     shipped = _shipped_points(data, classifier, found, options, rng) if not data.fitted_on else {}
-    triage = {}
+    triage: dict[str, list[dict[str, Any]] | None] = {}
+    if found.malignant is not None:
+        triage["cross-fitted"] = None  # too few images to set it
     if found.levels is not None:
         triage["cross-fitted"] = _triage_counts(data, [step.name for step in rule.levels], found.levels)
     malignant = classifier.malignant_probability(data.probabilities)
@@ -101,9 +109,12 @@ def operating_section(
         method=(
             f"Calibration, thresholds, triage are set on {options.folds - 1} of {options.folds} folds and applied to "
             "the one left out, pooled; images of one patient or lesion stay in one fold. 95 % intervals by bootstrap "
-            "within each class, of the pooled calls. What to expect on new images: the threshold is set on a resample "
-            "and measured on the images left out of it (Efron 1983), so that the luck of the images that set it is in "
-            "the interval. Predictive values at another prevalence by Bayes' rule. Number needed to excise: lesions "
+            "within each class, of the pooled calls; where a rate is 0 or 1, resamples of which would not vary, "
+            "Wilson's, and predictive values and net benefit from his limits. There are too few images to set a point "
+            "where those of all folds but one have all the class, or none has it. "
+            "What to expect on new images: the threshold is set on a resample and measured on the images left out of "
+            "it (Efron 1983), so that the luck of the images that set it is in the interval. "
+            "Predictive values at another prevalence by Bayes' rule. Number needed to excise: lesions "
             "excised for each with the disease. Net benefit (Vickers and Elkin 2006): true positives less false "
             "positives weighted by the odds of the threshold probability, a lesion; at another prevalence the "
             "probabilities are moved there too."
@@ -141,12 +152,22 @@ def _crossfit(data: AuditData, classifier: Classifier, options: AuditOptions, ru
     malignant = (bad[0] if len(bad) == 1 and bad[0] in labels else "malignant") if bad else None
     if malignant is not None:
         labels[malignant] = data.malignant
-    labels = {name: truth for name, truth in labels.items() if truth.any() and not truth.all()}
+    scorable = set(config.outputs)
+    if classifier.malignant_probability(data.probabilities) is not None:
+        scorable |= {malignant} if malignant is not None else set()
+    labels = {name: truth for name, truth in labels.items() if name in scorable and truth.any() and not truth.all()}
     malignant = malignant if malignant in labels else None
     scores = {name: np.zeros(len(data)) for name in labels}
-    called = {(name, *point): np.zeros(len(data), bool) for name in labels for point in POINTS}
-    levels = None if malignant is None else np.full(len(data), len(rule.levels) - 1, np.int64)
     folds = data.folds(options.folds, options.seed)
+    # A fold whose others cannot set a threshold must not count as one in which nothing is called.
+    settable = {
+        name: all(truth[folds != fold].any() and not truth[folds != fold].all() for fold in np.unique(folds))
+        for name, truth in labels.items()
+    }
+    called: dict[view.PointKey, Bools | None] = {
+        (name, *point): np.zeros(len(data), bool) if settable[name] else None for name in labels for point in POINTS
+    }
+    levels = np.zeros(len(data), np.int64) if malignant is not None and settable[malignant] else None
     for fold in np.unique(folds):
         held, other = folds == fold, folds != fold
         on = "the other folds"
@@ -167,15 +188,13 @@ def _crossfit(data: AuditData, classifier: Classifier, options: AuditOptions, ru
             else:
                 continue
             scores[name][held] = score[held]
-            if truth[other].all() or not truth[other].any():
-                continue
             for criterion, wanted in POINTS:
-                point = threshold_at(criterion, wanted, truth[other], score[other], class_name=name, on=on)
-                called[name, criterion, wanted][held] = score[held] >= point.value
+                calls = called[name, criterion, wanted]
+                if calls is not None:
+                    point = threshold_at(criterion, wanted, truth[other], score[other], class_name=name, on=on)
+                    calls[held] = score[held] >= point.value
         if levels is not None and total is not None:
-            rules = fit_triage(rule, data.malignant[other], total[other], on=on)
-            if rules:
-                levels[held] = triage_of(rules, total[held])
+            levels[held] = triage_of(fit_triage(rule, data.malignant[other], total[other], on=on), total[held])
     return _CrossFitted(labels, malignant, scores, called, levels)
 
 

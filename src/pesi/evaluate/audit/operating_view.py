@@ -11,13 +11,16 @@ from pesi.evaluate.decision import Decision, DecisionCurve
 from pesi.predict.operating import Criterion, Interval
 
 PointKey = tuple[str, Criterion, float]  # class, criterion, how much of it is wanted
-Triage = Mapping[str, list[dict[str, Any]]]
+Triage = Mapping[str, list[dict[str, Any]] | None]  # how it was set -> its levels; None: too few images to set it
 AT = "sensitivity_0.90"  # the bundle's threshold that a summary tells
+UNSET = "too few images to set it"
 FEW = 50  # images with the disease, below which a summary says that they are few
 
 
 def cell(decision: Decision, name: str, digits: int = 3) -> str:
-    """A value with its interval; "not defined" where there is none."""
+    """A value with its interval; "not defined" where there is none, and why where no threshold could be set."""
+    if decision.called is None:
+        return UNSET
     value, (low, high) = decision.values[name]
     if value is None:
         return "not defined"
@@ -50,11 +53,18 @@ def summary(
     if disease is None:
         return "Nothing could be measured: these images are all of one kind."
     point = points[disease, "sensitivity", 0.90]
-    text = (
-        f"A threshold set for 90 % sensitivity to {plain(disease)} finds {cell(point, 'sensitivity')} of it among "
-        f"images that did not set it, at a specificity of {cell(point, 'specificity')}; where 10 % of the lesions "
-        f"looked at have it, that excises {cell(point, 'nne@0.1', 1)} lesions for each that has it."
-    )
+    aim = f"threshold set for 90 % sensitivity to {plain(disease)}"
+    if point.called is None:
+        text = f"What a {aim} comes to is not measured: {UNSET} on some and measure it on others."
+    else:
+        text = (
+            f"A {aim} finds {cell(point, 'sensitivity')} of it among images that did not set it, at a specificity of "
+            f"{cell(point, 'specificity')}; where 10 % of the lesions looked at have it, "
+        )
+        if point.values["nne@0.1"][0] is None:
+            text += "how many it excises for each that has it is not defined."
+        else:
+            text += f"that excises {cell(point, 'nne@0.1', 1)} lesions for each that has it."
     own = [decision for (name, point_name, _), decision in shipped.items() if (name, point_name) == (disease, AT)]
     if own:
         text += (
@@ -73,8 +83,11 @@ def summary(
         last = levels[-1]
         text += f" The triage's {last['level']!r} takes {last['images']} images, {last['malignant']} of them malignant"
         text += f" ({figure_text(last['malignant_share'], last['malignant_share_ci'])})." if last["images"] else "."
+    elif "cross-fitted" in triage:
+        text += f" The triage is not measured either: {UNSET}."
     if with_it < FEW:
-        text += f" Only {with_it} images have it: the intervals are wide."
+        images = "1 image has" if with_it == 1 else f"{with_it} images have"
+        text += f" Only {images} it: the intervals are wide."
     return text
 
 
@@ -87,8 +100,9 @@ def tables(
 ) -> tuple[Table, ...]:
     """Every table of the section."""
     shown = [_rates(points, expected)]
-    if disease is not None:
-        shown.append(_predictive({f"{c} {w:.2f}": d for (name, c, w), d in points.items() if name == disease}, disease))
+    calls = {f"{c} {w:.2f}": d for (name, c, w), d in points.items() if name == disease and d.called is not None}
+    if disease is not None and calls:
+        shown.append(_predictive(calls, disease))
     if shipped:
         shown.append(
             Table(
@@ -102,7 +116,7 @@ def tables(
                 ),
             )
         )  # fmt: skip
-    return (*shown, *(_triage(how, levels) for how, levels in triage.items()))
+    return (*shown, *(_triage(how, levels) for how, levels in triage.items() if levels is not None))
 
 
 def _rates(

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pesi.data.decode import image_size
 from pesi.data.quality import QualityConfig, judge_quality
 from pesi.data.quality_measures import QualityMeasures, measure_quality
 from pesi.data.transforms import Image, resize
 from pesi.data.verdict import Verdict
-from pesi.errors import PesiError
+from pesi.errors import ImageError
 from pesi.evaluate import figures
 from pesi.evaluate.audit.data import AuditData, AuditOptions, Progress, silent
 from pesi.evaluate.audit.section import Plot, Section, Table, figure_text
 from pesi.evaluate.intervals import bootstrap, percentile_interval, wilson_interval
 from pesi.evaluate.metrics import auc, curve
 from pesi.predict.classifier import Classifier
-from pesi.predict.segmenter import LesionMask, shipped_segmenter, shipped_segmenter_folder
 
 Floats = NDArray[np.float64]
 
@@ -58,8 +55,8 @@ def quality_section(
     data: AuditData, classifier: Classifier, *, options: AuditOptions, progress: Progress = silent
 ) -> Section:
     """Verdicts on the images as they are, and on degraded copies with the AUC of those that pass."""
-    config = getattr(classifier.config, "quality", None) or QualityConfig()
-    verdicts = _verdicts_as_they_are(data, config, progress)
+    config = classifier.config.quality
+    verdicts, from_squares = _verdicts_as_they_are(data, classifier, progress)
     rows = _degraded(data.take(data.sample(options.stress_images, options.seed)), classifier, config, options, progress)
     worst = Counter(_worst(verdict) for verdict in verdicts)
     refused, warned, count = worst["refuse"], worst["warn"], len(data)
@@ -68,18 +65,25 @@ def quality_section(
         title="Image quality: what the gate lets through",
         summary=(
             f"Of the {count} images of {data.name} the gate refuses {refused} "
-            f"({_share(refused, count)}) and warns at {warned} ({_share(warned, count)}). " + _closing(rows)
+            f"({_share(refused, count)}) and warns at {warned} ({_share(warned, count)}). "
+            + _from_squares_text(from_squares, count)
+            + _closing(rows)
         ),
         meaning="A picture too poor to judge gets no answer but a request to take it again, which costs a minute; an "
         "answer from a poor picture could cost more.",
         method=(
-            "Sharpness and exposure are measured on a copy of one size (a short side of 256 pixels), the lesion in the "
-            f"segmenter's mask, resolution in the file. Degraded copies of {rows[0]['images'] if rows else 0} images; "
-            "AUC from one view of each, the mean over the scored classes, with 95 % stratified-bootstrap intervals; "
-            "the fall is against the same images as they were, on the same resamples."
+            "The images as they are: each file is decoded and judged as a prediction judges it: sharpness and exposure "
+            "on a copy of one size (a short side of 256 pixels, the shape kept), resolution and blocks of compression "
+            "in the file's own pixels, the lesion in the segmenter's mask. The degraded copies of "
+            f"{rows[0]['images'] if rows else 0} images are made not of the files but of squares of "
+            f"{data.images.shape[1]} pixels, and judged without the lesion: their shares are those of pictures of that "
+            "size. AUC from one view of each, calibrated as the bundle does it, the mean over the scored classes, with "
+            "95 % stratified-bootstrap intervals; the fall is against the same squares as they were, on the same "
+            "resamples."
         ),
         values={
             "images": count,
+            "from_squares": from_squares,
             "refused": [refused / count, *wilson_interval(refused, count)],
             "warned": [warned / count, *wilson_interval(warned, count)],
             "checks": _by_check(verdicts),
@@ -99,21 +103,23 @@ def quality_section(
     )
 
 
-def _verdicts_as_they_are(data: AuditData, config: QualityConfig, progress: Progress) -> list[tuple[Verdict, ...]]:
-    segmenter = shipped_segmenter() if shipped_segmenter_folder() else None
-    lesions: list[LesionMask | None] = [None] * len(data)
-    if segmenter is not None:
-        for start in range(0, len(data), 16):
-            lesions[start : start + 16] = segmenter.segment_many(data.images[start : start + 16])
-            progress("finding lesions for the quality gate", min(start + 16, len(data)), len(data))
-    verdicts = []
-    for image, path, lesion in zip(data.images, data.records["path"], lesions, strict=True):
-        mask = None if lesion is None else lesion.mask & lesion.found
-        measures = measure_quality(np.asarray(image), mask=mask)
-        with suppress(PesiError):  # the audit's squares hide how large the files are; pixels may come without one
-            measures = measures._replace(short_side=min(image_size(str(path))))
-        verdicts.append(judge_quality(measures, not_found=lesion.reason if lesion else "", config=config))
-    return verdicts
+def _verdicts_as_they_are(
+    data: AuditData, classifier: Classifier, progress: Progress
+) -> tuple[list[tuple[Verdict, ...]], int]:
+    """What the classifier's own gate says of each file, and of how many it had to judge the audit's square instead.
+
+    In a square the blocks of compression are scaled away, and what is not square is squeezed, which changes sharpness.
+    """
+    verdicts, from_squares = [], 0
+    for done, (image, path) in enumerate(zip(data.images, data.records["path"], strict=True), 1):
+        try:
+            reading = classifier.read(str(path))
+        except ImageError:  # decoded squares are kept, and may outlive their files
+            reading = classifier.read(np.asarray(image))
+            from_squares += 1
+        verdicts.append(reading.verdicts)
+        progress(f"judging the quality of {data.name}", done, len(data))
+    return verdicts, from_squares
 
 
 def _degraded(
@@ -151,7 +157,7 @@ def _measured(copy: Image, name: str, data: AuditData) -> QualityMeasures:
 
 
 def _probabilities(classifier: Classifier, images: list[Image]) -> Floats:
-    """Of one view, uncalibrated, (N, K)."""
+    """Of one view of each region, calibrated as the bundle does it, (N, K)."""
     parts = [
         classifier.logits([classifier.squares(image) for image in images[start : start + 16]], "single")
         for start in range(0, len(images), 16)
@@ -210,6 +216,16 @@ def _by_check(verdicts: list[tuple[Verdict, ...]]) -> dict[str, dict[str, Any]]:
 def _share(count: int, total: int) -> str:
     low, high = wilson_interval(count, total)
     return f"{count / total:.1%}, {low:.1%} to {high:.1%}"
+
+
+def _from_squares_text(from_squares: int, count: int) -> str:
+    """A sentence where files could not be read, else nothing."""
+    if not from_squares:
+        return ""
+    return (
+        f"The files of {from_squares} of them could not be read; judged instead were their squares, in which "
+        "compression and the file's size are not seen. "
+    )
 
 
 def _closing(rows: list[dict[str, Any]]) -> str:

@@ -32,7 +32,7 @@ def subgroups_section(
     data: AuditData, classifier: Classifier, *, options: AuditOptions, progress: Progress = silent
 ) -> Section:
     """AUC, sensitivity, specificity and calibration of every subgroup, and a test of each attribute's worst gap."""
-    lesions, found = _lesions(data, progress)
+    lesions, found = _lesions(data, classifier, progress)
     tones: list[SkinTone | None] = []
     for index, (image, lesion) in enumerate(zip(data.images, lesions, strict=True)):
         tones.append(None if lesion is None else skin_tone(np.asarray(image), lesion))
@@ -56,6 +56,7 @@ def subgroups_section(
     angles = [tone.ita for tone in tones if tone is not None and tone.ita is not None]
     values = {
         "images": len(data),
+        "fitted_on": data.fitted_on,
         "smallest": SMALLEST,
         "operating_point": OPERATING_POINT,
         "thresholds": {target.name: target.threshold for target in targets},
@@ -147,13 +148,13 @@ def _whisker(axes: Axes, row: int, value: float | None, interval: tuple[float, f
     axes.plot(value, row, "o", color=colour, markersize=5)
 
 
-def _lesions(data: AuditData, progress: Progress) -> tuple[list[Mask | None], int]:
+def _lesions(data: AuditData, classifier: Classifier, progress: Progress) -> tuple[list[Mask | None], int]:
     """Each image's lesion, drawn by people or else found by the shipped segmenter, and how many were found so."""
     lesions: list[Mask | None] = [mask if has else None for mask, has in zip(data.masks, data.has_mask, strict=True)]
     missing = np.flatnonzero(~data.has_mask)
     if not len(missing) or shipped_segmenter_folder() is None:
         return lesions, 0
-    segmenter = shipped_segmenter()
+    segmenter = shipped_segmenter(device=str(classifier.device))
     for done, index in enumerate(missing):
         lesions[index] = segmenter.find(np.asarray(data.images[index]))
         progress(f"finding lesions of {data.name}", done + 1, len(missing))
@@ -195,6 +196,9 @@ def _summary(results: Sequence[AttributeScores], data: AuditData, artefacts: boo
     text += "from their figures, and no difference shown is not the same as no difference."
     if not artefacts:
         text += f" There are no artefact labels ({FILE_NAME}) beside these images, so artefacts are not divided."
+    if data.fitted_on:
+        text += " The bundle's thresholds and calibration were set on these images, so sensitivity, specificity and "
+        text += "calibration flatter here."
     return text
 
 
