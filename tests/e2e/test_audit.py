@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from conftest import write_spots
 from pesi.cli.app import app
-from pesi.cli.audit import were_fitted_on
+from pesi.cli.audit import progress_bars, were_fitted_on
 from pesi.data.readers import read_dataset
 from pesi.errors import DataError, PesiError
 from pesi.evaluate.audit.run import TOPICS
@@ -182,3 +182,13 @@ def test_mistakes_cost_no_work(tmp_path, tiny_run, spots_csv):
         assert isinstance(result.exception, PesiError)
         assert re.search(message, str(result.exception))
     assert pd.read_csv(spots_csv).shape[0] == 40
+
+
+def test_each_task_has_one_bar(capsys):
+    with progress_bars(True) as progress:
+        for name in ("decoding", "predicting"):
+            for done in range(1, 6):
+                progress(name, done, 5)
+    lines = [line for line in capsys.readouterr().err.split("\n") if line]
+    assert [line.split("\r")[-1].split(":")[0] for line in lines] == ["decoding", "predicting"]
+    assert all("5/5" in line for line in lines)

@@ -63,7 +63,7 @@ def audit(
         pdf_writer()  # if it is missing, before the work
     classifier = load(bundle, device=device)
     options = AuditOptions(replicates=replicates, seed=seed, stress_images=stress_images)
-    with _bars(progress and sys.stderr.isatty()) as bars:
+    with progress_bars(progress and sys.stderr.isatty()) as bars:
         sets = _read_sets(classifier, data, split, also or [], also_images, seed, cache, bars)
         result = run_audit(classifier, sets, options=options, progress=bars)
     title = f"Audit of {classifier.config.name}"
@@ -162,7 +162,7 @@ def _provenance(classifier: Classifier, sets: list[AuditData], seed: int, replic
 
 
 @contextmanager
-def _bars(show: bool) -> Iterator[Progress]:
+def progress_bars(show: bool) -> Iterator[Progress]:
     """A progress bar a task, one after the other."""
     from tqdm import tqdm
 
@@ -172,17 +172,18 @@ def _bars(show: bool) -> Iterator[Progress]:
     if not show:  # a disabled bar does not know its own name
         yield silent
         return
-    current: list[tqdm] = []
+    current: dict[str, tqdm] = {}  # one at most, by its name
 
     def progress(what: str, done: int, total: int) -> None:
-        if current and (current[0].desc != f"{what}: " or current[0].n > done):
-            current.pop().close()
-        if not current:
-            current.append(tqdm(total=total, desc=what, leave=True, file=sys.stderr))
-        move(current[0], done)
+        if what not in current:
+            for bar in current.values():
+                bar.close()
+            current.clear()
+            current[what] = tqdm(total=total, desc=what, unit="", file=sys.stderr)
+        move(current[what], done)
 
     try:
         yield progress
     finally:
-        for bar in current:
+        for bar in current.values():
             bar.close()
