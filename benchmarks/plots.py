@@ -22,8 +22,8 @@ def trajectories(rows: Sequence[FinishedRow], kind: str) -> dict[str, list[float
 
     Args:
         rows: Rows of one variant.
-        kind: `alpha` (its absolute value, averaged over the channels) or `energy` (norm of alpha M s over that of
-            s + O).
+        kind: `alpha` (its size: the absolute value of its mean over the channels) or `energy` (norm of alpha M s over
+            that of s + O).
 
     Returns:
         Block -> values at the end of each epoch; empty where the network has no attention.
@@ -34,7 +34,7 @@ def trajectories(rows: Sequence[FinishedRow], kind: str) -> dict[str, list[float
     }
     for row in rows:
         for block in sorted(alphas):
-            series = [line[f"{kind}/{block}"] for line in row.content["log"] if f"{kind}/{block}" in line]
+            series = [abs(line[f"{kind}/{block}"]) for line in row.content["log"] if f"{kind}/{block}" in line]
             if series:
                 values[block].append(series)
     return {

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import results
-from outcome import Block, largest_block, read_outcome
+from outcome import Block, FinishedRow, largest_block, read_outcome
+from plots import trajectories
 from rows import Table, load_table
 from scoring import difference, variant_scores
 from sections import progress, verdict
@@ -69,6 +70,15 @@ def test_pooled_scores_and_differences_are_scikit_learns(
     assert d.shown
     assert "**shown: better**" in verdict(d)
     assert "90 images, 2 folds (0, 1), 3 seeds (0, 1, 2)" in verdict(d)
+
+
+def test_an_alpha_below_zero_has_a_size_too(table: Table, records: pd.DataFrame) -> None:
+    """Two rows whose alphas grow in opposite directions do not cancel out."""
+    row = table.rows()[0]
+    rows = [
+        FinishedRow(row, {"log": [{"alpha/layer1.0": sign * size} for size in (0.1, 0.3)]}, records) for sign in (1, -1)
+    ]
+    assert trajectories(rows, "alpha") == {"layer1.0": pytest.approx([0.1, 0.3])}
 
 
 def test_no_difference_is_not_shown(table: Table, records: pd.DataFrame, fabricate: Fabricate) -> None:
