@@ -116,7 +116,7 @@ def test_one_positive_is_never_left_out():
         "sensitivity", 0.9, labels, np.linspace(0, 1, 10), rng=np.random.default_rng(0), replicates=50
     )
     assert sensitivity is None
-    assert specificity == (1.0, 1.0)
+    assert specificity == pytest.approx(wilson(3, 3))  # of nine, a third is left out
 
 
 def test_triage_levels_keep_their_promise_and_count_their_evidence():
@@ -245,3 +245,22 @@ def test_bundles_before_this_still_load(tmp_path):
     assert config.thresholds[0].sensitivity_interval is None
     assert rule_of(config.triage) is None
     assert BundleConfig.model_validate_json(config.model_dump_json()) == config
+
+
+def test_a_rate_that_no_resample_moves_still_has_an_interval():
+    """Six positives far above all negatives: every resample finds all, which six cannot prove."""
+    labels = np.arange(60) < 6
+    scores = np.where(labels, 0.9, 0.1) + np.linspace(0, 0.05, 60)
+    sensitivity, specificity = expected_rates(
+        "sensitivity", 0.5, labels, scores, rng=np.random.default_rng(0), replicates=200
+    )
+    assert sensitivity[0] < 0.9
+    assert specificity == pytest.approx(wilson(20, 20), abs=1e-9)
+
+
+def wilson(successes: int, trials: int) -> tuple[float, float]:
+    """Wilson's interval, from its own formula."""
+    z, p = 1.959963984540054, successes / trials
+    centre = (p + z * z / (2 * trials)) / (1 + z * z / trials)
+    half = z / (1 + z * z / trials) * np.sqrt(p * (1 - p) / trials + z * z / (4 * trials * trials))
+    return centre - half, min(1.0, centre + half)

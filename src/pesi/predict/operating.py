@@ -6,11 +6,13 @@ reaches a wanted sensitivity, or the lowest that reaches a wanted specificity.
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel
+from scipy.stats import binomtest
 from sklearn.metrics import roc_curve
 
 Floats = NDArray[np.float64]
@@ -124,7 +126,8 @@ def expected_rates(
         replicates: Resamples.
 
     Returns:
-        Intervals of sensitivity and specificity; None where one image is all there is of a kind.
+        Intervals of sensitivity and specificity; None where one image is all there is of a kind. A rate that no
+        resample moves has Wilson's interval.
     """
     order = np.argsort(-scores, kind="stable")
     truth = labels[order]
@@ -153,7 +156,7 @@ def expected_rates(
         with np.errstate(invalid="ignore"):  # 0 / 0 where the resample left no positive, or no negative, out
             rates.append(np.stack([true[row, chosen] / true[:, -1], 1 - false[row, chosen] / false[:, -1]]))
     sensitivity, specificity = np.hstack(rates)
-    return _middle(sensitivity), _middle(specificity)
+    return _middle(sensitivity, len(positives)), _middle(specificity, len(negatives))
 
 
 def _counts(weights: NDArray, truth: NDArray[np.bool_], ends: NDArray) -> tuple[NDArray, NDArray]:
@@ -164,6 +167,14 @@ def _counts(weights: NDArray, truth: NDArray[np.bool_], ends: NDArray) -> tuple[
     return true, false
 
 
-def _middle(values: Floats) -> Interval | None:
+def _middle(values: Floats, images: int) -> Interval | None:
+    """The middle 95 % of rates; where all are the same, Wilson's interval of as many images as were left out."""
     values = values[np.isfinite(values)]
-    return (float(np.quantile(values, 0.025)), float(np.quantile(values, 0.975))) if len(values) else None
+    if not len(values):
+        return None
+    low, high = (float(np.quantile(values, q)) for q in (0.025, 0.975))
+    if low == high:
+        left_out = max(1, round(images / math.e))
+        found = binomtest(round(low * left_out), left_out).proportion_ci(method="wilson")
+        low, high = float(found.low), float(found.high)
+    return low, high
