@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt requirements-scoring.txt | cksum | cut -d' ' -f1)
-JOBS ?= $(shell nproc)
+JOBS ?= $(shell env -u OMP_NUM_THREADS nproc)
 
 .PHONY: setup demo test check lint benchmark-quick clean help
 
