@@ -22,6 +22,7 @@ from pesi.cli.data import data_app
 from pesi.data import fetch
 from pesi.data.fetch import RemoteFile
 from pesi.data.readers import read_dataset
+from pesi.data.splits import read_ids
 from pesi.errors import DataError, PesiError
 
 
@@ -110,6 +111,22 @@ def test_duplicates_are_printed_and_written(photos: Path, tmp_path: Path) -> Non
     pairs = pd.read_csv(tmp_path / "pairs.csv")
     assert list(pairs.columns) == ["image_a", "image_b", "distance"]
     assert pairs[["image_a", "image_b"]].to_numpy().tolist() == [["img05", "img17"]]
+
+
+def test_copies_of_another_set_are_listed_to_be_left_out(photos: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    picture(5, 96).save(other / "theirs5.png")
+    picture(90).save(other / "theirs90.png")
+    (other / "labels.csv").write_text("image_id,path,diagnosis\na,theirs5.png,NV\nb,theirs90.png,NV\n")
+    with pytest.raises(PesiError, match="--ids needs --against"):
+        run("duplicates", photos, "--ids", tmp_path / "copies.txt")
+    result = run("duplicates", photos, "--against", other, "--ids", tmp_path / "copies.txt")
+    assert "1 pairs of near-duplicates between 24 images and 2 others" in result.stdout
+    assert "img05 (no split, MEL) and a (no split, NV)" in result.stdout
+    assert read_ids(tmp_path / "copies.txt") == {"img05"}
+    with pytest.raises(PesiError, match="Cannot read"):
+        read_ids(tmp_path / "none.txt")
 
 
 # ---------------------------------------------------------------------------------------------------------------- split

@@ -88,6 +88,22 @@ def test_alike_pictures_are_candidates_but_no_pairs(tmp_path: Path) -> None:
     assert near_duplicates(table(paths)).empty
 
 
+def test_between_two_sets_only_pairs_of_one_image_of_each_are_found(tmp_path: Path) -> None:
+    ours = [saved(tmp_path / f"ours{seed}.jpg", picture(seed)) for seed in (0, 1, 2)]
+    ours.append(saved(tmp_path / "again.jpg", picture(2)))  # a pair within the first set
+    theirs = [saved(tmp_path / f"theirs{seed}.jpg", picture(seed)) for seed in (7, 8)]
+    theirs.append(saved(tmp_path / "theirs7_too.jpg", picture(7)))  # and one within the second
+    theirs += [
+        saved(tmp_path / f"theirs{seed}.jpg", COPIES[name](picture(seed)))
+        for seed, name in ((1, "rotated by 90 degrees"), (2, "transposed"))
+    ]
+    seen: list[int] = []
+    found = near_duplicates(table(ours), against=table(theirs), progress=seen.append)
+    pairs = set(zip(found["image_a"], found["image_b"], strict=True))
+    assert pairs == {("ours1", "theirs1"), ("ours2", "theirs2"), ("again", "theirs2")}
+    assert seen[-1] == 4 + 5
+
+
 def test_flat_pictures_are_no_pairs(tmp_path: Path) -> None:
     flat = np.full((40, 40, 3), 128, dtype=np.uint8)
     found = near_duplicates(table([saved(tmp_path / f"{name}.png", flat) for name in "ab"]))

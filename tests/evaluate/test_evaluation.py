@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import binomtest
 from sklearn import metrics as sk
 
 from pesi.data.records import record_table
@@ -36,6 +37,26 @@ def tables(n: int = 150, seed: int = 0, sharpness: float = 2.0) -> tuple[pd.Data
         for i, c in zip(ids, classes, strict=True)
     ]
     return pd.DataFrame({"image_id": ids} | dict(zip(TASK.class_names, p.T, strict=True))), record_table(rows)
+
+
+def test_perfect_scores_are_not_certainty():
+    predictions, records = tables(n=40)
+    for k, code in enumerate(("MEL", "SK", "NV")):
+        predictions[TASK.class_names[k]] = np.where(records["diagnosis"] == code, 0.9, 0.05)
+    scores = evaluate_predictions(predictions, records, TASK, replicates=50).to_dict()
+    lows = []
+    for entry in scores["tasks"].values():
+        assert (entry["auc"], entry["auc_ci"][1], entry["average_precision_ci"]) == (1, 1, None)
+        lows.append(entry["auc_ci"][0])
+        expected = binomtest(40, 40).proportion_ci(method="wilson")
+        assert entry["accuracy_ci"] == pytest.approx([expected.low, expected.high])
+    assert all(0.5 < low < 0.99 for low in lows)
+    assert scores["mean_auc_ci"] == pytest.approx([np.mean(lows), 1])
+    assert scores["mean_average_precision_ci"] is None
+    counts = records["diagnosis"].value_counts()
+    recalls = [binomtest(int(count), int(count)).proportion_ci(method="wilson").low for count in counts]
+    assert scores["multiclass"]["balanced_accuracy_ci"] == pytest.approx([np.mean(recalls), 1])
+    assert scores["multiclass"]["accuracy_ci"][0] < 1
 
 
 def test_every_figure_agrees_with_scikit_learn():

@@ -63,7 +63,7 @@ def calibrate(
     import numpy as np
 
     from pesi.cli.evaluate import chosen_records
-    from pesi.cli.train import read_ids
+    from pesi.data.splits import read_ids
     from pesi.errors import PesiError
     from pesi.predict.bundle import rewrite_bundle
     from pesi.predict.card import model_card

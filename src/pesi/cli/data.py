@@ -123,29 +123,53 @@ def synthetic(
 def duplicates(
     path: _Path,
     dataset: _Dataset = None,
+    against: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Another data set: only pairs of one image of each are found.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(metavar="CSV", help="Write all pairs there.")] = None,
+    ids: Annotated[
+        Path | None,
+        typer.Option(metavar="TXT", help="With --against: write the ids of PATH's images that have one, one a line."),
+    ] = None,
     progress: _Progress = True,
 ) -> None:
     """Find pairs of images that show nearly the same: resized, re-compressed, turned or twice taken.
 
-    Pairs in two splits make a test score too good: look at them, and split again with `pesi data split`.
+    Pairs in two splits make a test score too good: look at them, and split again with `pesi data split`. A set to
+    train with may hold copies of another set's test images: find them with `--against` and `--ids`, and leave them out
+    with `pesi train --exclude`.
 
     Examples:
 
         pesi data duplicates isic2017
 
         pesi data duplicates isic2017 --out pairs.csv
-    """
-    from pesi.data.splits import leak_report
 
+        pesi data duplicates ham10000 --against isic2017 --ids copies.txt
+    """
+    import pandas as pd
+
+    from pesi.data.splits import leak_report
+    from pesi.files import write_text
+
+    if ids is not None and against is None:
+        raise DataError("--ids needs --against.", "Say which data set's images must not be trained with.")
     records = _records(path, dataset)
-    pairs = _pairs(records, progress)
+    others = None if against is None else _records(against, None)
+    pairs = _pairs(records, progress, others)
     if out is not None:
         _write_csv(out, pairs)
-    splits = dict(zip(records["image_id"], records["split"], strict=True))
-    labels = dict(zip(records["image_id"], records["diagnosis"], strict=True))
-    crossing = leak_report(records, pairs).pairs or ()
-    print(f"{len(pairs)} pairs of near-duplicates among {len(records)} images, {len(crossing)} of them across splits")
+    if ids is not None:
+        write_text(ids, "".join(f"{image_id}\n" for image_id in sorted(set(pairs["image_a"]))))
+    both = records if others is None else pd.concat([records, others], ignore_index=True)
+    splits = dict(zip(both["image_id"], both["split"], strict=True))
+    labels = dict(zip(both["image_id"], both["diagnosis"], strict=True))
+    if others is None:
+        crossing = leak_report(records, pairs).pairs or ()
+        told = f"among {len(records)} images, {len(crossing)} of them across splits"
+    else:
+        told = f"between {len(records)} images and {len(others)} others"
+    print(f"{len(pairs)} pairs of near-duplicates {told}")
     shown = pairs.head(_SHOWN)
     for image_a, image_b, distance in zip(shown["image_a"], shown["image_b"], shown["distance"], strict=True):
         ends = (f"{i} ({splits[i] or 'no split'}, {labels[i] or 'no diagnosis'})" for i in (image_a, image_b))
@@ -206,11 +230,11 @@ def _records(path: str, dataset: str | None) -> pd.DataFrame:
     return read_dataset(path, dataset=dataset)
 
 
-def _pairs(records: pd.DataFrame, progress: bool) -> pd.DataFrame:
+def _pairs(records: pd.DataFrame, progress: bool, against: pd.DataFrame | None = None) -> pd.DataFrame:
     from pesi.data.duplicates import near_duplicates
 
-    with _image_bar("comparing", len(records), progress) as report:
-        return near_duplicates(records, progress=report)
+    with _image_bar("comparing", len(records) + (0 if against is None else len(against)), progress) as report:
+        return near_duplicates(records, against=against, progress=report)
 
 
 def _from(folder: Path, path: str | None) -> str | None:

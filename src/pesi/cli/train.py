@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pesi.errors import PesiError
-
 if TYPE_CHECKING:
     from pesi.train.run import RunSettings
 
@@ -103,7 +101,7 @@ def say(text: str) -> None:
 
 def _start(recipe: str, overrides: list[str], folder: Path, settings: RunSettings, exclude: Path | None) -> None:
     from pesi.data.readers import read_dataset
-    from pesi.data.splits import split_records
+    from pesi.data.splits import read_ids, split_records
     from pesi.taxonomy import task_of
     from pesi.train.recipe import load_recipe
     from pesi.train.run import pretrained_file, start_run
@@ -119,18 +117,6 @@ def _start(recipe: str, overrides: list[str], folder: Path, settings: RunSetting
         records = records[~excluded]
     used = records[records["split"].isin(["train", "val"])]
     start_run(resolved, records, folder, settings, task_of(resolved.task, used["diagnosis"].dropna()))
-
-
-def read_ids(path: Path) -> set[str]:
-    """Image ids of a text file, one a line.
-
-    Raises:
-        PesiError: It cannot be read.
-    """
-    try:
-        return set(path.read_text(encoding="utf-8").split())
-    except (OSError, UnicodeDecodeError) as error:
-        raise PesiError(f"Cannot read {path}: {error}.", "Give a text file of image ids, one a line.") from error
 
 
 def score_run(folder: Path) -> None:

@@ -35,7 +35,11 @@ _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
 
 
 def near_duplicates(
-    records: pd.DataFrame, *, threshold: float = THRESHOLD, progress: Callable[[int], None] | None = None
+    records: pd.DataFrame,
+    *,
+    against: pd.DataFrame | None = None,
+    threshold: float = THRESHOLD,
+    progress: Callable[[int], None] | None = None,
 ) -> pd.DataFrame:
     """Find the pairs of images that are (nearly) the same photograph, in any of the eight turns and flips.
 
@@ -47,11 +51,13 @@ def near_duplicates(
 
     Args:
         records: A record table.
+        against: Another record table: only pairs of one of its images with one of `records` are looked for.
         threshold: Largest distance of a pair: 1 - correlation of the details, 0 for equal pictures.
         progress: Called with the number of images read.
 
     Returns:
-        Frame with columns image_a, image_b (in the order of `records`) and distance, nearest pairs first.
+        Frame with columns image_a, image_b (of `against`, or further down in `records`) and distance, nearest pairs
+        first.
 
     Raises:
         ImageError: An image cannot be read.
@@ -59,17 +65,18 @@ def near_duplicates(
     """
     if not 0.0 < threshold < 1.0:
         raise DataError(f"The threshold is {threshold}.", "Give a number between 0 and 1.")
-    pictures = np.empty((len(records), _SIDE, _SIDE), dtype=np.uint8)
-    for index, path in enumerate(records["path"]):
+    both = records if against is None else pd.concat([records, against], ignore_index=True)
+    pictures = np.empty((len(both), _SIDE, _SIDE), dtype=np.uint8)
+    for index, path in enumerate(both["path"]):
         pictures[index] = _small(decode_image(path, min_side=_SIDE))
         if progress is not None:
             progress(index + 1)
     best: dict[tuple[int, int], float] = {}
-    for a, b, turn in _candidates(_hashes(pictures)):
+    for a, b, turn in _candidates(_hashes(pictures), apart=None if against is None else len(records)):
         distance = _distance(pictures[a], _turned(pictures[b], turn))
         if distance <= threshold and distance < best.get((a, b), 1.0):
             best[a, b] = distance
-    ids = records["image_id"].to_numpy()
+    ids = both["image_id"].to_numpy()
     found = sorted((distance, a, b) for (a, b), distance in best.items())
     return pd.DataFrame(
         {
@@ -127,8 +134,8 @@ def _hashes(pictures: NDArray[np.uint8]) -> Floats:
     return np.asarray(np.divide(low, length, out=np.zeros_like(low), where=length > 1.0), dtype=np.float32)
 
 
-def _candidates(hashes: Floats) -> Iterator[tuple[int, int, int]]:
-    """(a, b, turn) with a < b whose hashes agree when b is turned.
+def _candidates(hashes: Floats, apart: int | None) -> Iterator[tuple[int, int, int]]:
+    """(a, b, turn) with a < b whose hashes agree when b is turned; with `apart`, only those with a < apart <= b.
 
     A flip changes the signs of the odd coefficients and a transposition transposes them, so no pixel is needed.
     """
@@ -138,11 +145,13 @@ def _candidates(hashes: Floats) -> Iterator[tuple[int, int, int]]:
         turned = hashes.swapaxes(1, 2) if turn & 4 else hashes
         turned = turned * (odd[:, None] if turn & 1 else 1.0) * (odd[None, :] if turn & 2 else 1.0)
         turned = np.ascontiguousarray(turned.reshape(len(hashes), -1), dtype=np.float32)
-        for start in range(0, len(flat), _BLOCK):
-            alike = flat[start : start + _BLOCK] @ turned[start:].T >= _ALIKE
-            rows, columns = np.nonzero(np.triu(alike, k=1))
+        last = len(flat) if apart is None else apart
+        for start in range(0, last, _BLOCK):
+            first = start if apart is None else apart
+            alike = flat[start : min(start + _BLOCK, last)] @ turned[first:].T >= _ALIKE
+            rows, columns = np.nonzero(np.triu(alike, k=1) if apart is None else alike)
             for a, b in zip(rows.tolist(), columns.tolist(), strict=True):
-                yield start + a, start + b, turn
+                yield start + a, first + b, turn
 
 
 def _distance(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:

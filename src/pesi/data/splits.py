@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from pesi.data.leaks import LeakReport, leak_report
 from pesi.data.records import SPLITS
 from pesi.errors import DataError
 
-__all__ = ["LeakReport", "folds", "group_ids", "id_lists", "leak_report", "split_records"]
+__all__ = ["LeakReport", "folds", "group_ids", "id_lists", "leak_report", "read_ids", "split_records"]
 
 
 def split_records(
@@ -148,6 +149,18 @@ def id_lists(records: pd.DataFrame) -> dict[str, dict[str, Any]]:
 def id_hash(image_ids: Iterable[str]) -> str:
     """SHA-256 of the sorted ids, one a line."""
     return hashlib.sha256("".join(f"{image_id}\n" for image_id in sorted(image_ids)).encode()).hexdigest()
+
+
+def read_ids(path: Path) -> set[str]:
+    """Image ids of a text file, one a line.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    try:
+        return set(path.read_text(encoding="utf-8").split())
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"Cannot read {path}: {error}.", "Give a text file of image ids, one a line.") from error
 
 
 def _assign(records: pd.DataFrame, groups: pd.Series, shares: dict[str, float], rng: np.random.Generator) -> np.ndarray:

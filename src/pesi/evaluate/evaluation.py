@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pesi.errors import DataError
 from pesi.evaluate import metrics
-from pesi.evaluate.intervals import bootstrap, percentile_interval
+from pesi.evaluate.intervals import bootstrap, newcombe_interval, percentile_interval, wilson_interval
 from pesi.evaluate.paired import PairedResult, delong, paired_bootstrap
 from pesi.predict.bundle_files import Measured
 from pesi.taxonomy import Task
@@ -103,6 +103,10 @@ def evaluate_predictions(
 ) -> Evaluation:
     """Score predictions by the rules of the ISIC 2017 challenge, with stratified-bootstrap 95 % intervals.
 
+    Where a score is 0 or 1 no resample of it varies, which would claim certainty from a handful of images. There an AUC
+    has Newcombe's interval, a share Wilson's, and an average precision none (null); a mean over the classes then has
+    the mean of its classes' limits.
+
     Args:
         predictions: `image_id`, then one column of probabilities a class.
         records: Record table of the same images; those without a diagnosis are left out.
@@ -192,8 +196,45 @@ def evaluate_predictions(
                 "counts": metrics.confusion_matrix(data.classes, called, len(task.classes)).tolist(),
             }
         }
+    _give_width(result, data, called)
     bands = {name: _roc_band(data, task, name, grid, min(replicates, 500), seed) for name in scorable}
     return Evaluation(result, data, task, bands)
+
+
+def _give_width(result: dict[str, Any], data: Aligned, called: NDArray[np.int64]) -> None:
+    """Put intervals of a bounded width in place of the bootstrap's where a score is 0 or 1, in `result`."""
+    tasks = [task for task in result["tasks"].values() if task["auc"] is not None]
+    for task in tasks:
+        if task["auc"] in (0, 1):
+            task["auc_ci"] = list(newcombe_interval(task["auc"], task["positives"], task["negatives"]))
+        if task["average_precision"] == 1:
+            task["average_precision_ci"] = result["mean_average_precision_ci"] = None
+        for key, count in (
+            ("accuracy", result["images"]),
+            ("sensitivity", task["positives"]),
+            ("specificity", task["negatives"]),
+        ):
+            if task[key] in (0, 1):
+                task[f"{key}_ci"] = list(wilson_interval(round(task[key]) * count, count))
+        for entry in task["specificity_at_sensitivity"].values():
+            if entry["value"] in (0, 1):
+                entry["ci"] = list(wilson_interval(round(entry["value"]) * task["negatives"], task["negatives"]))
+    if result["mean_auc"] is not None and any(task["auc"] in (0, 1) for task in tasks):
+        # The classes are of the same images: half-widths add, however the AUCs hang together.
+        result["mean_auc_ci"] = np.mean([task["auc_ci"] for task in tasks], axis=0).tolist()
+    if "multiclass" in result:
+        entry, count = result["multiclass"], result["images"]
+        if entry["accuracy"] in (0, 1):
+            entry["accuracy_ci"] = list(wilson_interval(round(entry["accuracy"]) * count, count))
+        if entry["balanced_accuracy"] in (0, 1):
+            right = called == data.classes
+            recalls = [wilson_interval(int(right[own].sum()), int(own.sum())) for own in _members(data.classes)]
+            entry["balanced_accuracy_ci"] = np.mean(recalls, axis=0).tolist()
+
+
+def _members(classes: NDArray[np.int64]) -> list[NDArray[np.bool_]]:
+    """The images of each class that occurs."""
+    return [classes == index for index in np.unique(classes)]
 
 
 def measured_scores(scores: Mapping[str, Any], on: str) -> Measured:

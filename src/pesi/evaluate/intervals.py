@@ -1,4 +1,4 @@
-"""Intervals: the stratified bootstrap, and Wilson's for a proportion."""
+"""Intervals: the stratified bootstrap, Wilson's for a proportion, Newcombe's for an AUC of 0 or 1."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import brentq
 
 Floats = NDArray[np.float64]
 
 _CHUNK = 8_000_000  # weights held at a time
+_Z95 = 1.959963984540054
 
 
 def bootstrap_weights(strata: NDArray, replicates: int, rng: np.random.Generator) -> Iterator[NDArray[np.int32]]:
@@ -66,11 +68,28 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
     """95 % interval of a proportion (E. B. Wilson, JASA 22, 1927)."""
     if trials == 0:
         return 0.0, 1.0
-    z = 1.959963984540054
+    z = _Z95
     p, n = successes / trials, trials
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def newcombe_interval(area: float, positives: int, negatives: int) -> tuple[float, float]:
+    """95 % interval of an AUC that was measured as 0 or 1, where no resample varies.
+
+    The bound solves |bound - AUC| = 1.96 sqrt(V(bound)) with Hanley and McNeil's variance (R. G. Newcombe, Stat. Med.
+    25, 2006, method 5).
+    """
+    spare = (positives + negatives) / 2 - 1
+
+    def excess(bound: float) -> float:
+        inner = 1 + spare * (1 - bound) / (2 - bound) + spare * bound / (1 + bound)
+        return (1 - bound) - _Z95 * math.sqrt(bound * (1 - bound) * inner / (positives * negatives))
+
+    # excess(1) = 0 too: the wanted root is the other one, where 1 - bound outgrows its own square root.
+    low = float(brentq(excess, 0.0, 1 - 1e-9))
+    return (low, 1.0) if area == 1 else (0.0, 1 - low)
 
 
 def mean_interval(values: Floats, *, replicates: int, rng: np.random.Generator) -> tuple[float, float, float]:

@@ -12,16 +12,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq
 
-from pesi.evaluate.intervals import bootstrap, percentile_interval, wilson_interval
+from pesi.evaluate.intervals import bootstrap, newcombe_interval, percentile_interval, wilson_interval
 from pesi.evaluate.metrics import auc, curve
 from pesi.evaluate.subgroup_attributes import Attribute
 
 Floats = NDArray[np.float64]
 Interval = tuple[float, float]
 
-_Z95 = 1.959963984540054
 _CHUNK = 8_000_000  # permuted labels held at a time
 
 
@@ -186,28 +184,13 @@ def auc_interval(
 ) -> tuple[float, float, float]:
     """AUC and its 95 % interval: stratified bootstrap; Newcombe's where the classes are wholly apart.
 
-    Where the AUC is 0 or 1 every resample gives the same, which would claim certainty from a handful of images. There
-    the bound solves |bound - AUC| = 1.96 sqrt(V(bound)) with Hanley and McNeil's variance (R. G. Newcombe, Stat. Med.
-    25, 2006, method 5).
+    Where the AUC is 0 or 1 every resample gives the same, which would claim certainty from a handful of images.
     """
     area = float(auc(curve(labels, scores))[0])
     if 0 < area < 1:
         draws = bootstrap(lambda w: {"auc": auc(curve(labels, scores, w))}, labels, replicates=replicates, rng=rng)
         return area, *percentile_interval(draws["auc"])
-    low = _newcombe_bound(int(labels.sum()), int((~labels).sum()))
-    return (area, low, 1.0) if area == 1 else (area, 0.0, 1 - low)
-
-
-def _newcombe_bound(positives: int, negatives: int) -> float:
-    """Lower bound of an AUC measured as 1."""
-    spare = (positives + negatives) / 2 - 1
-
-    def excess(area: float) -> float:
-        inner = 1 + spare * (1 - area) / (2 - area) + spare * area / (1 + area)
-        return (1 - area) - _Z95 * math.sqrt(area * (1 - area) * inner / (positives * negatives))
-
-    # excess(1) = 0 too: the wanted root is the other one, where 1 - area outgrows its own square root.
-    return float(brentq(excess, 0.0, 1 - 1e-9))
+    return area, *newcombe_interval(area, int(labels.sum()), int((~labels).sum()))
 
 
 def _group_scores(

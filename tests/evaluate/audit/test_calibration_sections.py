@@ -8,49 +8,29 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from pesi.data.records import record_table
+from evaluate.audit.made_up import made_up_data
 from pesi.evaluate.audit.calibration import audit_targets, calibration_section, crossfitted_probabilities
-from pesi.evaluate.audit.data import AuditData, AuditOptions, grouped_folds
+from pesi.evaluate.audit.data import AuditOptions, grouped_folds
 from pesi.evaluate.audit.operating import operating_section
 from pesi.predict.calibration import VectorScaling, fit_temperature, view_probabilities
 from pesi.predict.classifier import Classifier
 from pesi.predict.operating import threshold_at
 
-CODES = ("MEL", "SK", "NV")
 OPTIONS = AuditOptions(replicates=150, folds=4)
 
 
-def audit_data(classifier, count, *, seed=0, too_sharp=1.0, tilt=(0.0, 0.0, 0.0), fitted_on=True):
+def audit_data(count, *, seed=0, too_sharp=1.0, tilt=(0.0, 0.0, 0.0), fitted_on=True):
     """Logits of four views of which softmax is the truth, then made too sharp and tilted towards some classes."""
     rng = np.random.default_rng(seed)
     z = rng.normal((-1.0, -0.5, 0.5), 1.5, (count, 3))
     classes = (softmax(z, axis=1).cumsum(1) > rng.random((count, 1))).argmax(1)
     logits = too_sharp * np.repeat(z[:, None], 4, axis=1) + tilt
-    records = record_table(
-        [
-            {"image_id": f"i{i}", "path": f"{i}.jpg", "diagnosis": CODES[k], "split": "val", "source": "made up",
-             "lesion_id": f"lesion {i // 2}"}
-            for i, k in enumerate(classes)
-        ]
-    )  # fmt: skip
-    none = np.zeros((count, 1, 1), bool)
-    return AuditData(
-        "made-up images",
-        records,
-        classifier.task,
-        classes,
-        np.zeros((count, 1, 1, 3), np.uint8),
-        none,
-        none[:, 0, 0],
-        logits,
-        np.zeros((count, 2), np.float32),
-        view_probabilities(logits, "multiclass"),
-        fitted_on,
-    )
+    probabilities = view_probabilities(logits, "multiclass")
+    return made_up_data(classes, logits, probabilities, fitted_on=fitted_on, images_a_lesion=2)
 
 
 def test_too_sharp_probabilities_are_found_out_and_mended(classifier):
-    data = audit_data(classifier, 900, too_sharp=3.0)
+    data = audit_data(900, too_sharp=3.0)
     section = calibration_section(data, classifier, options=OPTIONS)
     json.dumps(section.values, allow_nan=False)
     methods = section.values["methods"]
@@ -70,7 +50,7 @@ def test_too_sharp_probabilities_are_found_out_and_mended(classifier):
 
 
 def test_a_tilt_is_mended_by_vector_scaling_alone(classifier):
-    data = audit_data(classifier, 900, tilt=(2.0, 0.0, 0.0))
+    data = audit_data(900, tilt=(2.0, 0.0, 0.0))
     section = calibration_section(data, classifier, options=OPTIONS)
     melanoma = {method: found["ece/melanoma"] for method, found in section.values["methods"].items()}
     assert melanoma["vector"]["ci"][0] == 0
@@ -79,12 +59,12 @@ def test_a_tilt_is_mended_by_vector_scaling_alone(classifier):
 
 
 def test_what_is_right_already_is_not_said_to_be_bettered(classifier):
-    section = calibration_section(audit_data(classifier, 300), classifier, options=OPTIONS)
+    section = calibration_section(audit_data(300), classifier, options=OPTIONS)
     assert "No calibration is shown to give a better likelihood" in section.summary
 
 
 def test_each_fold_is_calibrated_by_the_others(classifier):
-    data = audit_data(classifier, 200, too_sharp=2.0)
+    data = audit_data(200, too_sharp=2.0)
     found = crossfitted_probabilities(data, classifier, OPTIONS)["temperature"]
     folds = grouped_folds(data.records, data.classes, 4, 0)
     lesions = data.records["lesion_id"].to_numpy()
@@ -97,7 +77,7 @@ def test_each_fold_is_calibrated_by_the_others(classifier):
 
 
 def test_where_the_bundle_was_not_fitted_its_own_calibration_is_measured_too(classifier):
-    data = audit_data(classifier, 400, too_sharp=3.0, fitted_on=False)
+    data = audit_data(400, too_sharp=3.0, fitted_on=False)
     calibration = calibration_section(data, classifier, options=OPTIONS)
     assert calibration.values["methods"]["shipped"]["ece_top"] == calibration.values["methods"]["none"]["ece_top"]
     assert "that the bundle ships with" in calibration.summary
@@ -109,12 +89,12 @@ def test_where_the_bundle_was_not_fitted_its_own_calibration_is_measured_too(cla
     assert found["sensitivity"]["value"] == pytest.approx(called[data.classes == 0].mean())
     assert set(operating.values["triage"]) == {"cross-fitted", "as the bundle ships"}
     assert any("ships with" in table.caption for table in operating.tables)
-    fitted = operating_section(audit_data(classifier, 400), classifier, options=OPTIONS)
+    fitted = operating_section(audit_data(400), classifier, options=OPTIONS)
     assert fitted.values["shipped_points"] == []
 
 
 def test_operating_points_are_set_on_the_other_folds(classifier):
-    data = audit_data(classifier, 600)
+    data = audit_data(600)
     section = operating_section(data, classifier, options=OPTIONS)
     json.dumps(section.values, allow_nan=False)
     assert section.values["disease"] == "melanoma"
@@ -148,14 +128,14 @@ def test_vector_scaling_of_the_bundle_is_what_is_measured(classifier):
     vector = VectorScaling(weight=(1.0, 1.0, 1.0), bias=(0.0, 0.0, 0.0))
     config = classifier.config.model_copy(update={"vector": vector})
     other = Classifier(config, classifier.network, device="cpu")
-    data = audit_data(other, 400, tilt=(2.0, 0.0, 0.0))
+    data = audit_data(400, tilt=(2.0, 0.0, 0.0))
     assert calibration_section(data, other, options=OPTIONS).values["method"] == "vector"
     curve = operating_section(data, other, options=OPTIONS).values["decision_curves"]["own"]
     assert min(curve["gain"][5:40]) > -0.01  # tilted probabilities would do harm, mended ones do not
 
 
 def test_without_the_disease_the_section_says_so(classifier):
-    data = audit_data(classifier, 200)
+    data = audit_data(200)
     data = data.take(np.flatnonzero(data.classes == 2))
     section = operating_section(data, classifier, options=OPTIONS)
     assert "all of one kind" in section.summary
@@ -166,7 +146,7 @@ def test_without_the_disease_the_section_says_so(classifier):
 @pytest.mark.parametrize("fitted_on", [True, False])
 def test_one_melanoma_sets_no_threshold(classifier, fitted_on):
     """The folds without it would be set by it, and its own by no melanoma: not a miss, but not measured."""
-    data = audit_data(classifier, 200, fitted_on=fitted_on)
+    data = audit_data(200, fitted_on=fitted_on)
     kept = np.concatenate([np.flatnonzero(data.classes == k)[:count] for k, count in enumerate((1, 6, 12))])
     section = operating_section(data.take(kept), classifier, options=OPTIONS)
     json.dumps(section.values, allow_nan=False)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from pesi.data.records import record_table
-from pesi.evaluate.audit.data import AuditData, AuditOptions
+from evaluate.audit.made_up import made_up_data
+from pesi.evaluate.audit.data import AuditOptions
 from pesi.evaluate.audit.performance import performance_section
 from pesi.evaluate.evaluation import measured_scores
 from pesi.predict.calibration import VectorScaling
@@ -19,34 +19,14 @@ OPTIONS = AuditOptions(replicates=200)
 COUNTS = (6, 20, 40)
 
 
-def answers(classifier, *, apart=True, fitted_on=False):
+def answers(*, apart=True, fitted_on=False):
     """Random probabilities; `apart`: the six melanomas have the highest of melanoma, all below one half."""
     classes = np.repeat(np.arange(3), COUNTS)
     probabilities = np.random.default_rng(0).dirichlet((1, 1, 1), len(classes))
     if apart:
         probabilities[:, 0] = np.where(classes == 0, 0.4, 0.1)
         probabilities[:, 1:] *= (1 - probabilities[:, :1]) / probabilities[:, 1:].sum(1, keepdims=True)
-    count = len(classes)
-    records = record_table(
-        [
-            {"image_id": f"i{i}", "path": f"{i}.jpg", "diagnosis": ("MEL", "SK", "NV")[k], "source": "made up"}
-            for i, k in enumerate(classes)
-        ]
-    )
-    none = np.zeros((count, 1, 1), bool)
-    return AuditData(
-        "made-up answers",
-        records,
-        classifier.task,
-        classes,
-        np.zeros((count, 1, 1, 3), np.uint8),
-        none,
-        none[:, 0, 0],
-        np.log(probabilities)[:, None],
-        np.zeros((count, 2), np.float32),
-        probabilities,
-        fitted_on,
-    )
+    return made_up_data(classes, np.log(probabilities)[:, None], probabilities, fitted_on=fitted_on)
 
 
 def with_changes(classifier, **changes):
@@ -54,7 +34,7 @@ def with_changes(classifier, **changes):
 
 
 def test_six_melanomas_wholly_apart_are_not_certainty(classifier):
-    section = performance_section(answers(classifier), classifier, options=OPTIONS)
+    section = performance_section(answers(), classifier, options=OPTIONS)
     scores = section.values
     json.dumps(scores, allow_nan=False)
     melanoma, keratosis = scores["tasks"]["melanoma"], scores["tasks"]["seborrheic_keratosis"]
@@ -82,7 +62,7 @@ def test_six_melanomas_wholly_apart_are_not_certainty(classifier):
 
 
 def test_elsewhere_the_intervals_are_the_bootstraps(classifier):
-    section = performance_section(answers(classifier, apart=False), classifier, options=OPTIONS)
+    section = performance_section(answers(apart=False), classifier, options=OPTIONS)
     task = section.values["tasks"]["melanoma"]
     low, high = task["auc_ci"]
     assert 0 < low < task["auc"] < high < 1
@@ -93,7 +73,7 @@ def test_elsewhere_the_intervals_are_the_bootstraps(classifier):
 def test_what_else_the_images_did_is_what_the_recipe_says(classifier):
     def summary(**changes):
         other = with_changes(classifier, **changes)
-        return performance_section(answers(other, fitted_on=True), other, options=OPTIONS).summary
+        return performance_section(answers(fitted_on=True), other, options=OPTIONS).summary
 
     best, last = ({"recipe": {"select": select}} for select in ("best", "last"))
     assert "chose the network's epoch" in summary(provenance=best)
@@ -103,5 +83,5 @@ def test_what_else_the_images_did_is_what_the_recipe_says(classifier):
         assert "set the temperature and the thresholds" in found
     vector = VectorScaling(weight=(1.0, 1.0, 1.0), bias=(0.0, 0.0, 0.0))
     assert "set the vector scaling" in summary(provenance=last, vector=vector)
-    unseen = performance_section(answers(classifier), classifier, options=OPTIONS).summary
+    unseen = performance_section(answers(), classifier, options=OPTIONS).summary
     assert "These images also" not in unseen

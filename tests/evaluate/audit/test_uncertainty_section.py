@@ -12,8 +12,8 @@ from scipy.special import softmax
 from scipy.stats import entropy as scipy_entropy
 
 import pesi
+from evaluate.audit.made_up import made_up_data
 from pesi.data.readers import read_dataset
-from pesi.data.records import record_table
 from pesi.evaluate.audit.data import AuditData, AuditOptions, read_audit_data
 from pesi.evaluate.audit.uncertainty import malignant_threshold, uncertainty_section
 from pesi.predict.bundle import TemperatureConfig, task_config
@@ -41,26 +41,7 @@ def answers(count: int, *, head: str = "multiclass", fitted_on: bool = False, se
     if head == "multilabel":
         logits = logits[..., :2]
     p = softmax(logits, axis=2).mean(1) if head == "multiclass" else (1 / (1 + np.exp(-logits))).mean(1)
-    codes = np.array(["MEL", "SK", "NV"])[classes]
-    records = record_table(
-        [
-            {"image_id": f"i{n}", "path": f"i{n}.jpg", "diagnosis": str(code), "source": "made up"}
-            for n, code in enumerate(codes)
-        ]
-    )
-    return AuditData(
-        "made-up answers",
-        records,
-        TASK,
-        classes,
-        np.zeros((count, 1, 1, 3), np.uint8),
-        np.zeros((count, 1, 1), bool),
-        np.zeros(count, bool),
-        logits,
-        np.zeros((count, 2), np.float32),
-        p,
-        fitted_on,
-    )
+    return made_up_data(classes, logits, p, fitted_on=fitted_on)
 
 
 class GivenProbabilities:

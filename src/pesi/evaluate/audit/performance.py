@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from pesi.evaluate import figures
 from pesi.evaluate.audit.data import AuditData, AuditOptions, Progress, silent
 from pesi.evaluate.audit.section import Plot, Section, Table, figure_text
 from pesi.evaluate.evaluation import evaluate_predictions
-from pesi.evaluate.intervals import wilson_interval
-from pesi.evaluate.subgroups import auc_interval
 from pesi.predict.classifier import Classifier
 
 
@@ -28,7 +25,6 @@ def performance_section(
     progress(f"scoring {data.name}", 1, 1)
     scores = evaluation.to_dict()
     tasks: dict[str, Any] = scores["tasks"]
-    _give_width(scores, data, frame)
     small = [name for name, task in tasks.items() if min(task["positives"], task["negatives"]) < 50]
     summary = f"Mean AUC {figure_text(scores['mean_auc'], scores['mean_auc_ci'])} on {len(data)} images" + "".join(
         f"; {name.replace('_', ' ')} {figure_text(task['auc'], task['auc_ci'])}, {task['positives']} with it"
@@ -116,29 +112,6 @@ def performance_section(
         tables=tuple(tables),
         plots=tuple(plots),
     )
-
-
-def _give_width(scores: dict[str, Any], data: AuditData, frame: pd.DataFrame) -> None:
-    """Put intervals of a bounded width in place of the bootstrap's where a figure is 0 or 1, in `scores`."""
-    tasks = {name: task for name, task in scores["tasks"].items() if task["auc"] is not None}
-    for name, task in tasks.items():
-        labels = data.labels(name)
-        if task["auc"] in (0, 1):
-            # Newcombe's needs no resamples, so nothing is drawn.
-            found = auc_interval(labels, frame[name].to_numpy(), replicates=0, rng=np.random.default_rng(0))
-            task["auc_ci"] = list(found[1:])
-        if task["average_precision"] == 1:
-            task["average_precision_ci"] = scores["mean_average_precision_ci"] = None
-        trials = {"accuracy": len(labels), "sensitivity": task["positives"], "specificity": task["negatives"]}
-        for key, count in trials.items():
-            if task[key] in (0, 1):
-                task[f"{key}_ci"] = list(wilson_interval(round(task[key]) * count, count))
-        for entry in task["specificity_at_sensitivity"].values():
-            if entry["value"] in (0, 1):
-                entry["ci"] = list(wilson_interval(round(entry["value"]) * task["negatives"], task["negatives"]))
-    if scores["mean_auc"] is not None and any(task["auc"] in (0, 1) for task in tasks.values()):
-        # The classes are of the same images: half-widths add, however the AUCs hang together.
-        scores["mean_auc_ci"] = np.mean([task["auc_ci"] for task in tasks.values()], axis=0).tolist()
 
 
 def _what_else(classifier: Classifier) -> str:
