@@ -117,10 +117,10 @@ def verdict(d: Difference) -> str:
 
 
 def cost_table(outcome: Outcome) -> str:
-    """Time of a row, and what the rows were computed on."""
+    """Time and energy of a row, and what the rows were computed on."""
     lines = [
-        "| variant | rows | wall time, median s | processor time, median s | of the reference's |",
-        "|---|---|---|---|---|",
+        "| variant | rows | wall time, median s | processor time, median s | of the reference's | energy, median kJ |",
+        "|---|---|---|---|---|---|",
     ]
     reference = _cpu_seconds(list(outcome.finished[outcome.reference].values()))
     for variant in outcome.own:
@@ -130,7 +130,10 @@ def cost_table(outcome: Outcome) -> str:
         cpu = _cpu_seconds(rows)
         wall = statistics.median(float(row.content["seconds"]) for row in rows)
         share = f"{cpu / reference:.2f}" if reference and cpu else "-"
-        lines.append(f"| {variant} | {len(rows)} | {wall:.0f} | {cpu or 0:.0f} | {share} |")
+        joules = [row.content.get("joules") for row in rows]
+        known = [float(value) for value in joules if value is not None]
+        energy = f"{statistics.median(known) / 1000:.1f} ({counted(len(known), 'row')})" if known else "no counter"
+        lines.append(f"| {variant} | {len(rows)} | {wall:.0f} | {cpu or 0:.0f} | {share} | {energy} |")
     return "\n".join([*lines, "", made_on([row for v in outcome.own for row in outcome.finished[v].values()])])
 
 

@@ -20,6 +20,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import pandas as pd
+from energy import EnergyMeter
 from lightning.pytorch.callbacks import Callback
 from locks import claim
 from pool import file_sha256, saved_folds, split_records
@@ -41,7 +42,7 @@ BUSY = 3
 
 
 class Stopwatch(Callback):
-    """Adds up the time of the epochs that count; it is kept in the checkpoint, so a cut row loses none.
+    """Adds up time and energy of the epochs that count; it is kept in the checkpoint, so a cut row loses none.
 
     Args:
         path: Where the sums are written after each epoch, for a row that is cut after its last one.
@@ -50,21 +51,28 @@ class Stopwatch(Callback):
     def __init__(self, path: Path) -> None:
         self.path = path
         self.seconds = self.cpu_seconds = 0.0
+        self.joules: float | None = 0.0  # None: there was an epoch without a counter
         self._since = self._cpu_since = 0.0
+        self._meter = EnergyMeter()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"seconds": self.seconds, "cpu_seconds": self.cpu_seconds}
+        return {"seconds": self.seconds, "cpu_seconds": self.cpu_seconds, "joules": self.joules}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.seconds, self.cpu_seconds = state_dict["seconds"], state_dict["cpu_seconds"]
+        self.joules = state_dict.get("joules")
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._since, self._cpu_since = time.perf_counter(), time.process_time()
+        self._meter = EnergyMeter()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.seconds += time.perf_counter() - self._since
         self.cpu_seconds += time.process_time() - self._cpu_since
-        write_json(self.path, {name: round(value, 1) for name, value in self.state_dict().items()})
+        joules = self._meter.joules()
+        self.joules = None if joules is None or self.joules is None else self.joules + joules
+        rounded = {name: None if value is None else round(value, 1) for name, value in self.state_dict().items()}
+        write_json(self.path, rounded)
 
 
 def processor_name() -> str:
