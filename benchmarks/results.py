@@ -197,8 +197,9 @@ def page_text(results: list[TableResult], published: Path, figures: Path, page: 
         summary if differences else "No comparison can be made yet.",
         "How to read it. A row is one training run. In a fold, the held-out images (near-duplicates share a fold, and "
         "images like official validation or test images are never trained with) choose nothing: the last epoch is "
-        "used. Held-out predictions are pooled over the folds; probabilities are averages of four flipped views, not "
-        "calibrated. Intervals are 95 %: stratified bootstrap over the images "
+        "used. Held-out predictions are pooled over the folds; probabilities are averages of four flipped views (of "
+        "the whole image and of the lesion, where a recipe looks at both), not calibrated. Intervals are 95 %: "
+        "stratified bootstrap over the images "
         f"({n} resamples), for single AUC differences DeLong. They do not hold the luck of a seed: the seeds stand "
         "beside them. *Seeds averaged*: the probabilities of the seeds' networks are averaged first. *One network*: "
         "each seed is scored by itself, then the scores are averaged. *Within folds*: nothing is pooled, the folds' "
