@@ -8,7 +8,6 @@ every table, here and elsewhere, uses the same images.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -122,7 +121,6 @@ def split_records(
     *,
     share: float = 1.0,
     relatives: str = "",
-    never_train: Collection[str] = (),
     seed: int = 0,
 ) -> pd.DataFrame:
     """The record table of one row: `split` is "train" or "val" as the row uses the image, "test" as it was.
@@ -133,7 +131,6 @@ def split_records(
         split: `"official"` or `"fold0"` and so on.
         share: Share of the training images that is used, drawn by diagnosis; a smaller share is part of a larger.
         relatives: What becomes of training images of a lesion (or patient) that is held out: see `rows.Variant`.
-        never_train: Ids of images that are not trained with, whatever the split.
         seed: Of the draws.
 
     Returns:
@@ -156,8 +153,7 @@ def split_records(
         held_out = inside & (table["image_id"].map(by_id["fold"]) == number)
     table.loc[inside & ~held_out, "split"] = "train"
     table.loc[held_out, "split"] = "val"
-    like = table["image_id"].map(by_id["duplicate_of"]).fillna("") != ""
-    leaves = (table["split"] == "train") & (like | table["image_id"].isin(never_train))
+    leaves = (table["split"] == "train") & (table["image_id"].map(by_id["duplicate_of"]).fillna("") != "")
     table = table[~leaves].reset_index(drop=True)
     table = _without_relatives(table, relatives, seed) if relatives else table
     return _share_of(table, share, seed) if share < 1 else table

@@ -19,8 +19,7 @@ from pesi.taxonomy import task_of
 from pesi.train.recipe import Recipe, load_recipe
 
 _NEEDED = ("title", "recipe", "splits", "seeds", "variants")
-_FOLDS = ("folds", "fold_count", "group_folds", "find_duplicates", "never_train")
-_KEYS = {*_NEEDED, *_FOLDS, "set", "reference", "answers"}
+_KEYS = {*_NEEDED, "set", "folds", "fold_count", "group_folds", "find_duplicates", "reference", "answers"}
 _SPLIT = re.compile(r"official|fold\d+")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._]*(-[A-Za-z0-9._]+)*")
 
@@ -94,7 +93,6 @@ class Table:
         folds: The fold list, and how it is made where there is none.
         reference: A table whose first variant is the reference instead of this one's.
         answers: Whether the page tells how far the probabilities can be believed.
-        never_train: A text file of image ids, one a line, that no row is trained with.
     """
 
     path: Path
@@ -106,7 +104,6 @@ class Table:
     folds: Folds
     reference: Path | None = None
     answers: bool = False
-    never_train: Path | None = None
 
     @property
     def name(self) -> str:
@@ -235,7 +232,6 @@ def load_table(path: str | Path) -> Table:
         ),
         path.parent / values["reference"] if "reference" in values else None,
         bool(values.get("answers", False)),
-        path.parent / values["never_train"] if "never_train" in values else None,
     )
     names = [row.name for row in table.rows()]
     if len(set(names)) < len(names):

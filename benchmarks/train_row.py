@@ -28,7 +28,7 @@ from rows import Row, Table, load_table
 from sklearn.metrics import roc_auc_score
 
 from pesi.data.readers import read_dataset
-from pesi.data.splits import id_lists, read_ids
+from pesi.data.splits import id_lists
 from pesi.errors import ImageError, PesiError
 from pesi.files import write_json, write_text
 from pesi.predict.calibration import view_probabilities
@@ -156,7 +156,6 @@ def train_row(
         row.split,
         share=row.settings.share,
         relatives=row.settings.relatives,
-        never_train=read_ids(table.never_train) if table.never_train else (),
         seed=row.seed,
     )
     task = task_of(recipe.task, used["diagnosis"].dropna())
@@ -200,7 +199,6 @@ def train_row(
         "python": made["python"],
         "git_commit": made["git_commit"],
         "folds_sha256": file_sha256(table.folds.path),
-        "never_train_sha256": file_sha256(table.never_train) if table.never_train else None,
         "splits": {
             name: {"count": part["count"], "sha256": part["sha256"]}
             for name, part in id_lists(used[used["split"] != "test"]).items()
