@@ -40,6 +40,9 @@ splits = ["fold0", "fold1"]
 set = ["network.attention=none"]
 [variants.spatial]
 set = ["network.attention=spatial", "network.alpha=1e-3"]
+[variants.flipped]
+set = ["network.attention=none", "views=single"]
+network_of = "none"
 """
 
 MORE = """

@@ -9,7 +9,7 @@ import json
 import re
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from pesi.train.recipe import Recipe, load_recipe
 
 _NEEDED = ("title", "recipe", "splits", "seeds", "variants")
 _KEYS = {*_NEEDED, "set", "folds", "fold_count", "group_folds", "find_duplicates", "reference", "answers"}
+_OF_A_VARIANT = {"set", "share", "relatives", "network_of"}
+_LOOKS = ("views", "predict_regions")  # of a recipe: what changes no training
 _SPLIT = re.compile(r"official|fold\d+")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._]*(-[A-Za-z0-9._]+)*")
 
@@ -33,11 +35,14 @@ class Variant:
         share: Share of the training images that is used.
         relatives: What becomes of training images of a lesion that is held out, where the folds allow such: `drop`
             leaves them out, `keep` leaves as many others of each diagnosis out; "" does nothing.
+        network_of: A variant whose networks are taken instead of training others: this one only looks otherwise
+            (`views`, `predict_regions`).
     """
 
     overrides: tuple[str, ...]
     share: float = 1.0
     relatives: str = ""
+    network_of: str = ""
 
 
 @dataclass(frozen=True)
@@ -203,13 +208,16 @@ def load_table(path: str | Path) -> Table:
     common = tuple(values.get("set", ()))
     variants = {}
     for name, variant in values["variants"].items():
-        if not _NAME.fullmatch(name) or set(variant) - {"set", "share", "relatives"}:
+        if not _NAME.fullmatch(name) or set(variant) - _OF_A_VARIANT:
             raise PesiError(
-                f"{path}: variant {name!r} has a bad name or an entry other than set, share, relatives.",
+                f"{path}: variant {name!r} has a bad name or an entry other than {', '.join(sorted(_OF_A_VARIANT))}.",
                 'A name is letters, digits, "." and "-"; write [variants."NAME"] and under it set = ["key=value"].',
             )
         settings = Variant(
-            common + tuple(variant.get("set", ())), float(variant.get("share", 1.0)), variant.get("relatives", "")
+            common + tuple(variant.get("set", ())),
+            float(variant.get("share", 1.0)),
+            variant.get("relatives", ""),
+            variant.get("network_of", ""),
         )
         if not 0 < settings.share <= 1 or settings.relatives not in ("", "keep", "drop"):
             raise PesiError(
@@ -240,7 +248,25 @@ def load_table(path: str | Path) -> Table:
         task = table.recipe(row).task
         if task != "classes":
             task_of(task)
+        _check_network(table, row)
     return table
+
+
+def _check_network(table: Table, row: Row) -> None:
+    """Raise PesiError if the row takes its network from a variant that trains another one."""
+    name = row.settings.network_of
+    if not name:
+        return
+    source = table.variants.get(name)
+    same = source is not None and (source.share, source.relatives) == (row.settings.share, row.settings.relatives)
+    if source is not None and same and not source.network_of:
+        own, other = (table.recipe(each) for each in (row, replace(row, variant=name, settings=source)))
+        same = own.model_copy(update={key: getattr(other, key) for key in _LOOKS}) == other
+    if source is None or not same or source.network_of:
+        raise PesiError(
+            f"{table.path}: variant {row.variant!r} cannot take the networks of {name!r}.",
+            f"That must be a variant that trains its own and differs in nothing but {' and '.join(_LOOKS)}.",
+        )
 
 
 def chosen(rows: Sequence[Row], patterns: Sequence[str]) -> list[Row]:

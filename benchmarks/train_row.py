@@ -14,6 +14,7 @@ import shutil
 import sys
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ from pesi.predict.classifier import Classifier
 from pesi.predict.prediction import Refusal
 from pesi.taxonomy import Task, task_of
 from pesi.train.environment import environment
+from pesi.train.finish import preprocess_config
+from pesi.train.recipe import Recipe
 from pesi.train.run import RunSettings, open_run, run_training, start_run
 
 BUSY = 3
@@ -145,10 +148,12 @@ def train_row(
         A line that tells time and score.
 
     Raises:
-        PesiError: The recipe or the data are at fault, or the run folder is of another recipe.
+        PesiError: The recipe or the data are at fault, the run folder is of another recipe, or the network that is to
+            be taken is not there.
     """
-    run, files = work / row.name, table.files(row)
-    recipe = table.recipe(row)
+    files, recipe = table.files(row), table.recipe(row)
+    source = replace(row, variant=row.settings.network_of or row.variant)
+    run = work / source.name
     records = read_dataset(data)
     used = split_records(
         records,
@@ -159,9 +164,7 @@ def train_row(
         seed=row.seed,
     )
     task = task_of(recipe.task, used["diagnosis"].dropna())
-    if (run / "result.json").is_file() and not (run / "bundle" / "model.safetensors").is_file():
-        shutil.rmtree(run)  # it was finished and tidied up, and then its result was deleted: begin anew
-    if not (run / "run.json").is_file():
+    if source == row:
         settings = RunSettings(
             data=data.name,
             pretrained=pretrained,
@@ -169,16 +172,16 @@ def train_row(
             workers=workers,
             cache_dir=str(work.parent / "cache"),
         )
-        start_run(recipe, used, run, settings, task)
-    elif open_run(run).recipe != recipe.resolved():
-        raise PesiError(f"{run} was begun with another recipe.", "Remove that folder to begin the row anew.")
-    watch = run / "seconds.json"
-    run_training(run, show_progress=sys.stderr.isatty(), callbacks=(Stopwatch(watch),))
-    spent = json.loads(watch.read_text(encoding="utf-8"))
+        _train(run, recipe, used, task, settings)
+    elif not (run / "bundle" / "model.safetensors").is_file():
+        raise PesiError(f"{run} holds no network that {row.name} could take.", f"Run {source.name} first.")
+    spent = json.loads((run / "seconds.json").read_text(encoding="utf-8"))
     log = pd.read_csv(run / "log.csv")
-    classifier = Classifier.load(run / "bundle")
+    classifier = _looking(Classifier.load(run / "bundle"), recipe)
     parts = {name: used[used["split"] == name] for name in ("val", "test")}
     predicted = {name: probabilities(classifier, part) for name, part in parts.items() if len(part)}
+    looks = {"views": recipe.views, "predict_regions": recipe.predict_regions}
+    resolved = open_run(run).recipe.model_copy(update=looks)
     made, weights = environment(threads), run / "pretrained.json"
     content = {
         "row": row.name,
@@ -189,7 +192,8 @@ def train_row(
         "set": list(row.settings.overrides),
         "share": row.settings.share,
         "relatives": row.settings.relatives,
-        "recipe": open_run(run).recipe.model_dump(mode="json"),
+        "network_of": row.settings.network_of,
+        "recipe": resolved.model_dump(mode="json"),
         "pretrained": json.loads(weights.read_text(encoding="utf-8")) if weights.is_file() else None,
         **spent,
         "processor": processor_name(),
@@ -213,9 +217,28 @@ def train_row(
         write_text(files.test, predicted["test"].to_csv(index=False, float_format="%.5g"))
     write_json(files.json, content)  # last: the row is finished
     shutil.rmtree(run / "checkpoints", ignore_errors=True)
-    if not keep_bundles:
+    taken = any(variant.network_of == source.variant for variant in table.variants.values())
+    if not keep_bundles and not taken:
         (run / "bundle" / "model.safetensors").unlink(missing_ok=True)
     return f"{row.name}: {spent['seconds']:.0f} s, {scores(predicted['val'], used, task)}"
+
+
+def _train(run: Path, recipe: Recipe, used: pd.DataFrame, task: Task, settings: RunSettings) -> None:
+    """Train in the run folder, or go on there."""
+    if (run / "result.json").is_file() and not (run / "bundle" / "model.safetensors").is_file():
+        shutil.rmtree(run)  # it was finished and tidied up, and then its result was deleted: begin anew
+    if not (run / "run.json").is_file():
+        start_run(recipe, used, run, settings, task)
+    elif open_run(run).recipe != recipe.resolved():
+        raise PesiError(f"{run} was begun with another recipe.", "Remove that folder to begin the row anew.")
+    run_training(run, show_progress=sys.stderr.isatty(), callbacks=(Stopwatch(run / "seconds.json"),))
+
+
+def _looking(classifier: Classifier, recipe: Recipe) -> Classifier:
+    """The same network, looking as the recipe says."""
+    preprocess = preprocess_config(recipe.picture, recipe.looks_at)
+    config = classifier.config.model_copy(update={"preprocess": preprocess, "views": recipe.views})
+    return Classifier(config, classifier.network)
 
 
 def main() -> int:

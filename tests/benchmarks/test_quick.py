@@ -16,4 +16,4 @@ def test_every_benchmark_script_runs(tmp_path: Path) -> None:
     page = (out / "results.md").read_text()
     assert "**Incomplete: 1 of 2 rows are finished.**" in page
     assert page.count("**not shown**") + page.count("**shown") >= 2
-    assert len(list((out / "predictions").glob("*.csv"))) == 3
+    assert len(list((out / "predictions").glob("*.csv"))) == 4

@@ -61,6 +61,8 @@ def test_patterns_choose_rows(table: rows.Table) -> None:
         ("attention=sigmoid", "atention=sigmoid", "unknown key 'network.atention'"),
         ("seeds = [0", "seeds = 0", "not valid TOML"),
         ("[variants.sigmoid]", "[variants.sigmoid]\nshare = 0", "'sigmoid' has a bad share"),
+        ("[variants.sigmoid]", '[variants.sigmoid]\nnetwork_of = "none"', "cannot take the networks of 'none'"),
+        ("[variants.sigmoid]", '[variants.sigmoid]\nnetwork_of = "nine"', "cannot take the networks of 'nine'"),
         ("[variants.sigmoid]", '[variants.sigmoid]\nrelatives = "lose"', "'sigmoid' has a bad share or relatives"),
     ],
 )

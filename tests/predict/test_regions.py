@@ -7,7 +7,6 @@ import pytest
 
 import pesi.predict.classifier
 import pesi.predict.regions
-import pesi.train.finish
 from conftest import TINY
 from pesi.errors import BundleError, DataError
 from pesi.explain.localisation import check_whole_image, localise
@@ -35,7 +34,7 @@ class DarkSpot:
 
 
 def use(monkeypatch: pytest.MonkeyPatch, segmenter: DarkSpot) -> None:
-    for module in (pesi.predict.classifier, pesi.predict.regions, pesi.train.finish):
+    for module in (pesi.predict.classifier, pesi.predict.regions):
         monkeypatch.setattr(module, "shipped_segmenter", lambda device=None: segmenter)
 
 

@@ -12,7 +12,15 @@ import typer
 if TYPE_CHECKING:
     import pandas as pd
 
+    from pesi.data.regions import RegionName
     from pesi.predict.classifier import Classifier, Outputs
+
+
+class Region(StrEnum):
+    """What is cut from an image."""
+
+    image = "image"
+    lesion = "lesion"
 
 
 class Method(StrEnum):
@@ -44,6 +52,13 @@ def calibrate(
     exclude: Annotated[
         Path | None, typer.Option(help="With --known: a text file of image ids that did not train it, one a line.")
     ] = None,
+    region: Annotated[
+        list[Region] | None,
+        typer.Option(
+            help="What the new bundle looks at in each image, averaging over it: image, lesion, or both by giving it "
+            "twice. Default: what the old one does. Then --known is needed to tell what is new."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
     cache: Annotated[Path | None, typer.Option(help="Where decoded images are kept.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ... Default: a GPU if there is one.")] = None,
@@ -59,6 +74,8 @@ def calibrate(
         pesi calibrate --data clinic.csv --split all --out our-bundle
 
         pesi calibrate runs/mine/bundle --data isic2017 --method vector --triage triage.toml --out recalibrated
+
+        pesi calibrate runs/mine/bundle --data isic2017 --region image --region lesion --known train --out both
     """
     import numpy as np
 
@@ -77,6 +94,8 @@ def calibrate(
         raise PesiError(f"{out} is the bundle that is calibrated.", "Choose another --out; replace it afterwards.")
     rule = read_triage_rule(triage) if triage is not None else None
     classifier = load(bundle, device=device)
+    if region:
+        classifier = _looking_at(classifier, [each.value for each in dict.fromkeys(region)])
     show = progress and sys.stderr.isatty()
     records = chosen_records(data, dataset, split)
     classes = np.array([classifier.task.class_of(str(code)) for code in records["diagnosis"]], np.int64)
@@ -107,6 +126,18 @@ def calibrate(
         print(f"{level.level}: malignant probability >= {level.at_least:.3f}, {level.how}")
     print(f"novelty: {config.novelty.how if config.novelty else 'no statistics (see --known)'}")
     print(f"Bundle: {out}. What it is worth, on other images than these: pesi audit {out} --data DIR --out audit")
+
+
+def _looking_at(classifier: Classifier, regions: list[RegionName]) -> Classifier:
+    """The same network looking at other regions; what it knew of its features no longer holds."""
+    from pesi.predict.classifier import Classifier
+    from pesi.predict.regions import looking_at
+
+    preprocess = looking_at(classifier.config.preprocess, regions)
+    if preprocess == classifier.config.preprocess:
+        return classifier
+    config = classifier.config.model_copy(update={"preprocess": preprocess, "novelty": None})
+    return Classifier(config, classifier.network, device=str(classifier.device))
 
 
 def _outputs(classifier: Classifier, records: pd.DataFrame, cache: Path | None, show: bool) -> Outputs:

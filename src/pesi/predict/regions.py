@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pesi.data.regions import Corrected, LesionBox, Region, WholeImage
+from collections.abc import Sequence
+
+from pesi.data.regions import Corrected, LesionBox, Region, RegionName, WholeImage
 from pesi.errors import BundleError
 from pesi.predict.bundle import PreprocessConfig
 from pesi.predict.segmenter import shipped_segmenter
@@ -37,3 +39,13 @@ def regions_of(preprocess: PreprocessConfig, *, device: str | None = None) -> tu
     if preprocess.corrections:
         regions = [Corrected(region, preprocess.corrections) for region in regions]
     return tuple(regions)
+
+
+def looking_at(preprocess: PreprocessConfig, regions: Sequence[RegionName]) -> PreprocessConfig:
+    """The same, of other regions, with the segmenter that ships where the lesion is one of them.
+
+    Raises:
+        BundleError: A segmenter is needed and none ships.
+    """
+    segmenter = shipped_segmenter().bundle_id if "lesion" in regions else ""
+    return preprocess.model_copy(update={"regions": tuple(regions), "segmenter": segmenter})

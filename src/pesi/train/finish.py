@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pesi.data.regions import RegionName
 from pesi.files import write_json, write_text
 from pesi.nn.models import create_model
 from pesi.predict.bundle import (
@@ -24,7 +25,7 @@ from pesi.predict.calibration import calibrated_probabilities
 from pesi.predict.card import model_card
 from pesi.predict.classifier import Classifier
 from pesi.predict.decisions import NOVELTY_IMAGES, fit_decisions, network_outputs
-from pesi.predict.segmenter import shipped_segmenter
+from pesi.predict.regions import looking_at
 from pesi.taxonomy import Task
 from pesi.train.callbacks import read_checkpoint_file
 from pesi.train.dataset import Squares, output_names
@@ -50,7 +51,7 @@ def finish_run(
         recipe: The resolved recipe.
         data: The data set's name or path as the user gave it.
         validation: Record table of the validation images.
-        squares, classes: Their pictures, (N, S, S, 3) a region, and classes (N,).
+        squares, classes: Their pictures, (N, S, S, 3) a region that is looked at, and classes (N,).
         training: The training images' pictures, from which the bundle learns what is not new to it.
         task: The task.
         say: Told what happens.
@@ -72,7 +73,7 @@ def finish_run(
         name=recipe.name,
         network=NetworkConfig(name=recipe.network.name, num_classes=len(names), options=recipe.network.options()),
         task=task_config(task, recipe.loss.head),
-        preprocess=preprocess_config(recipe.picture),
+        preprocess=preprocess_config(recipe.picture, recipe.looks_at),
         views=recipe.views,
         licence=recipe.licence,
     )
@@ -83,7 +84,6 @@ def finish_run(
     known = network_outputs(
         classifier, lambda i: np.stack([region[drawn[i]] for region in training]), len(drawn)
     ).features
-    ids = list(validation["image_id"])
     ids = list(validation["image_id"])
     config, novelty = fit_decisions(config, outputs, classes, ids, on=on, training_features=known, seed=recipe.seed)
     environment = json.loads((folder / "environment.json").read_text())
@@ -114,11 +114,10 @@ def finish_run(
     return result
 
 
-def preprocess_config(picture: Picture) -> PreprocessConfig:
-    """A recipe's picture as a bundle keeps it, with the segmenter that finds the lesion where one is needed.
+def preprocess_config(picture: Picture, regions: Sequence[RegionName]) -> PreprocessConfig:
+    """A recipe's picture as a bundle that looks at these regions keeps it.
 
     Raises:
         BundleError: A segmenter is needed and none ships.
     """
-    segmenter = shipped_segmenter().bundle_id if "lesion" in picture.regions else ""
-    return PreprocessConfig(**picture.model_dump(), segmenter=segmenter)
+    return looking_at(PreprocessConfig(**picture.model_dump()), regions)

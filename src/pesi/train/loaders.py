@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from pesi.data.cache import cached_squares
 from pesi.data.masks import cached_masks
-from pesi.data.regions import Region
+from pesi.data.regions import Region, RegionName
 from pesi.errors import DataError
 from pesi.predict.regions import regions_of
 from pesi.train.dataset import EpochSampler, ShardSampler, Squares, TrainingPictures, ValidationPictures
@@ -57,8 +57,10 @@ def validation_loader(
     )
 
 
-def read_squares(records: pd.DataFrame, recipe: Recipe, cache_dir: str | None, show_progress: bool) -> Squares:
-    """The pictures of all images, (N, S, S, 3) a region of the recipe.
+def read_squares(
+    records: pd.DataFrame, recipe: Recipe, cache_dir: str | None, show_progress: bool
+) -> dict[RegionName, NDArray[np.uint8]]:
+    """The pictures of all images, (N, S, S, 3), of each region that the recipe trains with or looks at.
 
     Raises:
         BundleError: The lesion is wanted, and no segmenter ships.
@@ -74,7 +76,9 @@ def read_squares(records: pd.DataFrame, recipe: Recipe, cache_dir: str | None, s
 
             return cached_squares(paths, region, cache_dir=cache_dir, progress=progress)
 
-    return [read(region) for region in regions_of(preprocess_config(recipe.picture))]
+    names = tuple(dict.fromkeys((*recipe.picture.regions, *recipe.looks_at)))
+    regions = regions_of(preprocess_config(recipe.picture, names))
+    return {name: read(region) for name, region in zip(names, regions, strict=True)}
 
 
 def read_masks(records: pd.DataFrame, recipe: Recipe, cache_dir: str | None) -> NDArray[np.uint8]:

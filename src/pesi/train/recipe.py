@@ -60,7 +60,7 @@ class Picture(_Section):
     size: int = Field(224, ge=64, le=1024)  # side of what the network sees, pixels
     source_size: int = Field(256, ge=64, le=2048)  # side of the decoded square that crops are taken from
     geometry: Geometry = "squeeze"
-    # What is cut from each image; with both, training draws one at random and prediction averages over them.
+    # What is cut from each image; with both, training draws one at random, and validation takes the first.
     regions: tuple[RegionName, ...] = Field(("image",), min_length=1, max_length=2)
     lesion_margin: float = Field(0.25, ge=0, le=2)  # around the lesion, as a share of its longer side
     corrections: tuple[CorrectionName, ...] = ()  # of what is cut, in this order: hair_removal, shades_of_gray
@@ -112,6 +112,8 @@ class Recipe(_Section):
     licence: str = ""  # of the bundle: what the licences of its images and first weights allow
     weights: Literal["float32", "float16"] = "float32"  # how the bundle keeps them
     views: str = "single"  # of the finished classifier and its validation scores
+    # What the finished classifier looks at, averaging over it; empty: picture.regions, what it was trained on.
+    predict_regions: tuple[RegionName, ...] = Field((), max_length=2)
     val_share: float = Field(0.15, gt=0, lt=1)  # where the data have no official validation split
     network: Network = Network()
     picture: Picture = Picture()
@@ -133,6 +135,11 @@ class Recipe(_Section):
         if self.loss.attention_mask and self.loss.mixup:
             raise ValueError("loss.attention_mask and loss.mixup do not go together: a mixture has no mask")
         return self
+
+    @property
+    def looks_at(self) -> tuple[RegionName, ...]:
+        """What the finished classifier looks at."""
+        return self.predict_regions or self.picture.regions
 
     def to_toml(self) -> str:
         """The recipe as TOML, every field written out."""

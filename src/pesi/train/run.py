@@ -158,7 +158,9 @@ def run_training(
     parts = {split: used[used["split"] == split].reset_index(drop=True) for split in ("train", "val")}
     classes = {split: class_indices(part, task) for split, part in parts.items()}
     show = show_progress and rank == 0
-    squares = {split: read_squares(part, recipe, settings.cache_dir, show) for split, part in parts.items()}
+    pictures = {split: read_squares(part, recipe, settings.cache_dir, show) for split, part in parts.items()}
+    squares = {split: [read[name] for name in recipe.picture.regions] for split, read in pictures.items()}
+    looked_at = {split: [read[name] for name in recipe.looks_at] for split, read in pictures.items()}
     masks = read_masks(parts["train"], recipe, settings.cache_dir) if recipe.loss.attention_mask else None
 
     L.seed_everything(recipe.seed, verbose=False)
@@ -219,7 +221,7 @@ def run_training(
     if not trainer.is_global_zero:
         return {}
     return finish_run(
-        folder, recipe, settings.data, parts["val"], squares["val"], squares["train"], classes["val"], task, say=say
+        folder, recipe, settings.data, parts["val"], looked_at["val"], looked_at["train"], classes["val"], task, say=say
     )
 
 
