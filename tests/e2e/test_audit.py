@@ -165,6 +165,28 @@ def test_calibrate_makes_a_new_bundle_of_the_same_weights(tmp_path, tiny_run, sp
     assert "Choose another --out" in str(refused.exception)
 
 
+def test_calibrate_lets_a_network_look_at_the_lesion_too(tmp_path, tiny_run, spots_csv):
+    def calibrated(name, *more):
+        out = tmp_path / name
+        run("calibrate", tiny_run / "bundle", "--data", spots_csv, "--no-progress", "--out", out, *more)
+        return load(out)
+
+    both = calibrated("both", "--region", "image", "--region", "lesion", "--known", "val")
+    assert both.config.preprocess.regions == ("image", "lesion")
+    assert both.config.preprocess.segmenter.startswith("segmenter-lite0@")
+    assert both.config.novelty is not None
+    alone = calibrated("alone", "--region", "image")
+    assert alone.config.preprocess == load(tiny_run / "bundle").config.preprocess
+    assert alone.config.answer_id != both.config.answer_id
+    assert alone.config.weights_sha256 == both.config.weights_sha256
+    assert "the lesion, found by segmenter-lite0" in (tmp_path / "both" / "README.md").read_text()
+    # What the old bundle knew of its features says nothing of the others'.
+    assert calibrated("unknown", "--region", "lesion").config.novelty is None
+    path = read_dataset(str(spots_csv))["path"][0]
+    views = len(both.logits([both.squares(path)])[0])
+    assert views == 2 * len(alone.logits([alone.squares(path)])[0])
+
+
 def test_images_that_trained_the_network_are_not_audited(tiny_run, spots):
     classifier = load(tiny_run / "bundle")
     with pytest.raises(DataError, match="trained this network"):

@@ -71,6 +71,25 @@ def test_both_regions_are_seen_and_averaged(bundle, spots, monkeypatch):
         Classifier.load(bundle)
 
 
+def test_what_a_classifier_looks_at_changes_no_training(spots, tmp_path, monkeypatch):
+    use(monkeypatch, DarkSpot())
+    settings = RunSettings(data="spots", threads=1)
+    weights, probabilities = [], []
+    for name, looks in (("image", "[]"), ("both", '["lesion", "image"]')):
+        recipe = load_recipe("pesi50", [*TINY, "epochs=1", f"predict_regions={looks}"])
+        start_run(recipe, spots, tmp_path / name, settings, TASKS["isic2017"])
+        run_training(tmp_path / name, show_progress=False)
+        weights.append((tmp_path / name / "bundle" / "model.safetensors").read_bytes())
+        probabilities.append((tmp_path / name / "predictions" / "val.csv").read_text())
+    assert weights[0] == weights[1]
+    assert probabilities[0] != probabilities[1]
+    both = Classifier.load(tmp_path / "both" / "bundle", device="cpu")
+    assert both.config.preprocess.regions == ("lesion", "image")
+    path = spots[spots["split"] == "val"]["path"].iloc[0]
+    expected = [float(value) for value in probabilities[1].splitlines()[1].split(",")[1:]]
+    np.testing.assert_allclose(list(both.predict(path).probabilities.values()), expected, atol=1e-5)
+
+
 def test_float16_bundle_is_half_as_large_and_scored_as_stored(bundle, tiny_run, spots):
     half, full = ((b / "model.safetensors").stat().st_size for b in (bundle, tiny_run / "bundle"))
     assert half < 0.51 * full

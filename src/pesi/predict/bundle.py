@@ -110,8 +110,18 @@ class BundleConfig(_Part):
 
     @property
     def answer_id(self) -> str:
-        """The bundle's id and a digest of what turns outputs into answers: two bundles of one network may differ."""
-        fields = {"temperature", "vector", "thresholds", "triage", "conformal", "quality", "novelty", "views"}
+        """The bundle's id and a digest of all else that an answer rests on: two bundles of one network may differ."""
+        fields = {
+            "preprocess",
+            "views",
+            "temperature",
+            "vector",
+            "thresholds",
+            "triage",
+            "conformal",
+            "quality",
+            "novelty",
+        }
         digest = hashlib.sha256(self.model_dump_json(include=fields).encode()).hexdigest()
         return f"{self.bundle_id}+{digest[:8]}"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pesi.data.views import VIEWS
 from pesi.predict.bundle import BundleConfig, read_config
 from pesi.predict.bundle_files import WEIGHTS, Measured, write_bundle
 
@@ -36,8 +37,12 @@ def made_with(config: BundleConfig) -> list[str]:
         ]
         if weights := config.provenance.get("pretrained"):
             lines.append(f"- started from: {weights['file']}")
+    regions = {"image": "the whole image", "lesion": f"the lesion, found by {config.preprocess.segmenter}"}
+    looks_at = " and ".join(regions[name] for name in config.preprocess.regions)
+    views = len(VIEWS[config.views])
     return [
         *lines,
+        f"- looks at: {looks_at}; {views} view{'s' * (views != 1)} each",
         f"- temperature {config.temperature.value:.3f}: {config.temperature.how}",
         "- everything else, thresholds and triage with how each was set: `config.json`",
     ]
