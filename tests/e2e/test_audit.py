@@ -171,7 +171,7 @@ def test_calibrate_lets_a_network_look_at_the_lesion_too(tmp_path, tiny_run, spo
         run("calibrate", tiny_run / "bundle", "--data", spots_csv, "--no-progress", "--out", out, *more)
         return load(out)
 
-    both = calibrated("both", "--region", "image", "--region", "lesion", "--known", "val")
+    both = calibrated("both", "--region", "image", "--region", "lesion")
     assert both.config.preprocess.regions == ("image", "lesion")
     assert both.config.preprocess.segmenter.startswith("segmenter-lite0@")
     assert both.config.novelty is not None
@@ -180,11 +180,12 @@ def test_calibrate_lets_a_network_look_at_the_lesion_too(tmp_path, tiny_run, spo
     assert alone.config.answer_id != both.config.answer_id
     assert alone.config.weights_sha256 == both.config.weights_sha256
     assert "the lesion, found by segmenter-lite0" in (tmp_path / "both" / "README.md").read_text()
-    # What the old bundle knew of its features says nothing of the others'.
+    # What is new is told by the whole image, as before; what the old bundle knew says nothing of lesions.
     assert calibrated("unknown", "--region", "lesion").config.novelty is None
     path = read_dataset(str(spots_csv))["path"][0]
-    views = len(both.logits([both.squares(path)])[0])
-    assert views == 2 * len(alone.logits([alone.squares(path)])[0])
+    ours, theirs = (each.outputs([each.squares(path)]) for each in (both, alone))
+    assert ours.logits.shape[1] == 2 * theirs.logits.shape[1]
+    np.testing.assert_allclose(ours.features, theirs.features, atol=1e-5)
 
 
 def test_images_that_trained_the_network_are_not_audited(tiny_run, spots):

@@ -56,7 +56,8 @@ def calibrate(
         list[Region] | None,
         typer.Option(
             help="What the new bundle looks at in each image, averaging over it: image, lesion, or both by giving it "
-            "twice. Default: what the old one does. Then --known is needed to tell what is new."
+            "twice. Default: what the old one does. What is new is told by the first; if that is another one than the "
+            "old bundle's, --known is needed to tell it."
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
@@ -75,7 +76,7 @@ def calibrate(
 
         pesi calibrate runs/mine/bundle --data isic2017 --method vector --triage triage.toml --out recalibrated
 
-        pesi calibrate runs/mine/bundle --data isic2017 --region image --region lesion --known train --out both
+        pesi calibrate runs/mine/bundle --data isic2017 --region image --region lesion --out both
     """
     import numpy as np
 
@@ -105,7 +106,7 @@ def calibrate(
         rows = chosen_records(data, dataset, known)
         rows = rows[~rows["image_id"].isin(not_trained)]
         rows = rows.sample(min(len(rows), NOVELTY_IMAGES), random_state=seed)
-        training = _outputs(classifier, rows, cache, show).features
+        training = _outputs(classifier, rows, cache, show, regions=1).features
     config, novelty = fit_decisions(
         classifier.config,
         outputs,
@@ -129,19 +130,24 @@ def calibrate(
 
 
 def _looking_at(classifier: Classifier, regions: list[RegionName]) -> Classifier:
-    """The same network looking at other regions; what it knew of its features no longer holds."""
+    """The same network looking at other regions; with another one first, what it knew of novelty no longer holds."""
     from pesi.predict.classifier import Classifier
     from pesi.predict.regions import looking_at
 
     preprocess = looking_at(classifier.config.preprocess, regions)
     if preprocess == classifier.config.preprocess:
         return classifier
-    config = classifier.config.model_copy(update={"preprocess": preprocess, "novelty": None})
-    return Classifier(config, classifier.network, device=str(classifier.device))
+    first = regions[0] == classifier.config.preprocess.regions[0]
+    novelty = classifier.novelty if first else None
+    changed = {"preprocess": preprocess, "novelty": classifier.config.novelty if first else None}
+    config = classifier.config.model_copy(update=changed)
+    return Classifier(config, classifier.network, novelty, device=str(classifier.device))
 
 
-def _outputs(classifier: Classifier, records: pd.DataFrame, cache: Path | None, show: bool) -> Outputs:
-    """What the network gives for the records' images."""
+def _outputs(
+    classifier: Classifier, records: pd.DataFrame, cache: Path | None, show: bool, *, regions: int | None = None
+) -> Outputs:
+    """What the network gives for the records' images, of all regions or the first few."""
     import numpy as np
     from tqdm import tqdm
 
@@ -150,11 +156,14 @@ def _outputs(classifier: Classifier, records: pd.DataFrame, cache: Path | None, 
     from pesi.predict.decisions import network_outputs
 
     paths = list(records["path"])
-    regions = [cached_squares(paths, region, cache_dir=str(cache) if cache else None) for region in classifier.regions]
+    squares = [
+        cached_squares(paths, region, cache_dir=str(cache) if cache else None)
+        for region in classifier.regions[:regions]
+    ]
     with tqdm(total=len(paths), unit="image", desc="predicting", disable=not show, leave=False) as bar:
         return network_outputs(
             classifier,
-            lambda i: np.stack([region[i] for region in regions]),
+            lambda i: np.stack([square[i] for square in squares]),
             len(paths),
             progress=lambda done, total: move(bar, done),
         )

@@ -49,7 +49,8 @@ class Outputs(NamedTuple):
 
     Attributes:
         logits: Of every view of every region, (N, R * V, K), before any calibration.
-        features: Pooled features, averaged over the views, (N, C).
+        features: Pooled features, averaged over the views of the first region, (N, C). A picture that is no dermoscopy
+            is told by the whole of it far better than by a part.
     """
 
     logits: NDArray[np.float32]
@@ -141,9 +142,8 @@ class Classifier:
             out = self.network.classify(pooled).float().cpu().numpy()
             features = pooled.float().cpu().numpy()
         count = len(squares)
-        return Outputs(
-            out.reshape(count, -1, out.shape[1]), features.reshape(count, -1, features.shape[1]).mean(axis=1)
-        )
+        first = features.reshape(count, -1, features.shape[1])[:, : len(cuts)]
+        return Outputs(out.reshape(count, -1, out.shape[1]), first.mean(axis=1))
 
     def logits(self, squares: Sequence[NDArray[np.uint8]], views: str | None = None) -> NDArray[np.float32]:
         """The logits of `outputs` alone, (N, R * V, K)."""

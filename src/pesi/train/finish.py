@@ -52,7 +52,7 @@ def finish_run(
         data: The data set's name or path as the user gave it.
         validation: Record table of the validation images.
         squares, classes: Their pictures, (N, S, S, 3) a region that is looked at, and classes (N,).
-        training: The training images' pictures, from which the bundle learns what is not new to it.
+        training: The training images' pictures; from the first region the bundle learns what is not new to it.
         task: The task.
         say: Told what happens.
 
@@ -81,9 +81,7 @@ def finish_run(
     outputs = network_outputs(classifier, lambda i: np.stack([region[i] for region in squares]), len(classes))
     on = f"the validation images of {Path(data).name or 'the data'}"
     drawn = np.random.default_rng(recipe.seed).permutation(len(training[0]))[:NOVELTY_IMAGES]
-    known = network_outputs(
-        classifier, lambda i: np.stack([region[drawn[i]] for region in training]), len(drawn)
-    ).features
+    known = network_outputs(classifier, lambda i: training[0][drawn[i]][None], len(drawn)).features
     ids = list(validation["image_id"])
     config, novelty = fit_decisions(config, outputs, classes, ids, on=on, training_features=known, seed=recipe.seed)
     environment = json.loads((folder / "environment.json").read_text())

@@ -60,7 +60,7 @@ class AuditData:
         masks: Lesion masks in the same squares, (N, S, S) bool; all False where there is none.
         has_mask: Which images have one, (N,).
         logits: Of all views, (N, V, K), before any calibration.
-        features: Pooled features, averaged over the views, (N, C).
+        features: Pooled features, averaged over the views of the bundle's first region, (N, C).
         probabilities: Calibrated as the bundle does it, (N, K), columns `classifier.config.outputs`.
         fitted_on: Whether the bundle's calibration, thresholds and the rest were set on these images.
     """
