@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from PIL import Image
 
 import pesi.predict.classifier
 import pesi.predict.regions
 from conftest import TINY
+from pesi.cli.explain import draw_explanation
 from pesi.errors import BundleError, DataError
 from pesi.explain.localisation import check_whole_image, localise
+from pesi.explain.maps import explain
 from pesi.predict.calibration import view_probabilities
 from pesi.predict.classifier import Classifier
 from pesi.predict.segmenter import LesionMask
@@ -106,3 +111,17 @@ def test_masks_do_not_fit_a_classifier_of_the_lesion_alone(bundle):
     lesion_only = Classifier(classifier.config.model_copy(update={"preprocess": alone}), classifier.network)
     with pytest.raises(DataError, match="square around the lesion"):
         check_whole_image(lesion_only)
+
+
+def test_the_picture_explains_what_is_looked_at(bundle, spots, tmp_path):
+    classifier = Classifier.load(bundle, device="cpu")
+    path = Path(spots["path"].iloc[0])
+    both = draw_explanation(classifier, path, tmp_path / "both.png", class_name="nevus")
+    alone = classifier.config.preprocess.model_copy(update={"regions": ("image",)})
+    whole = Classifier(classifier.config.model_copy(update={"preprocess": alone}), classifier.network, device="cpu")
+    draw_explanation(whole, path, tmp_path / "whole.png", class_name="nevus")
+    sizes = [Image.open(tmp_path / f"{name}.png").size for name in ("both", "whole")]
+    assert sizes[0] == (sizes[1][0], 2 * sizes[1][1])
+    assert both.probability == classifier.predict(path, gates=False).probabilities["nevus"]
+    lesion = explain(classifier, path, region=1)
+    np.testing.assert_array_equal(lesion.image, explain(whole, classifier.squares(path)[1]).image)

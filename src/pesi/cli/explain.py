@@ -57,28 +57,42 @@ class Explained(NamedTuple):
 def draw_explanation(
     classifier: Classifier, image: Path, target: Path, *, class_name: str | None = None, mask: Path | None = None
 ) -> Explained:
-    """Write one image's explanation as a PNG.
+    """Write one image's explanation as a PNG: of each region that the classifier looks at, beneath each other.
+
+    A mask is about the whole image, so the shares inside it are of that.
 
     Raises:
-        DataError: Unknown class; or a mask, and a classifier that does not look at the whole image.
+        DataError: Unknown class; or a mask, and a classifier that does not look at the whole image first.
         ImageError: The image or the mask is refused.
     """
+    import numpy as np
+
     from pesi.explain.localisation import attention_inside, check_whole_image, lesion_mask
     from pesi.explain.maps import explain as explain_image
-    from pesi.explain.overlay import explanation_png
+    from pesi.explain.overlay import explanation_png, stacked_png
     from pesi.files import whole_file
 
     if mask is not None:
         check_whole_image(classifier)
-    explanation = explain_image(classifier, image, class_name=class_name)
+    prediction = classifier.predict(image, gates=False)
+    name = class_name or prediction.diagnosis
+    regions = classifier.config.preprocess.regions
+    explanations = [explain_image(classifier, image, class_name=name, region=i) for i in range(len(regions))]
     lesion, inside = None, None
     if mask is not None:
         preprocess = classifier.config.preprocess
         lesion = lesion_mask(mask, image, size=preprocess.size, geometry=preprocess.geometry)
-        maps = {"class activation": explanation.cam, **explanation.attention, "blended": explanation.blended}
-        inside = {name: attention_inside(values, lesion) for name, values in maps.items()}
-    png = explanation_png(explanation, title=image.name, mask=lesion, inside=inside)
+        whole = explanations[0]
+        maps = {"class activation": whole.cam, **whole.attention, "blended": whole.blended}
+        inside = {key: attention_inside(values, lesion) for key, values in maps.items()}
+    probability = prediction.probabilities[name]
+    titles = ["The whole image" if region == "image" else "The lesion, found and cropped" for region in regions]
+    if len(regions) == 2 and np.array_equal(explanations[0].image, explanations[1].image):
+        titles[regions.index("lesion")] = "No lesion was found: the whole image again"
+    titles[0] = f"{image.name}: {name} {probability:.3f}, all views averaged\n{titles[0]}"
+    pngs = [explanation_png(explanations[0], title=titles[0], mask=lesion, inside=inside)]
+    pngs += [explanation_png(each, title=title) for each, title in zip(explanations[1:], titles[1:], strict=True)]
     with whole_file(target) as temporary:
-        temporary.write_bytes(png)
+        temporary.write_bytes(stacked_png(pngs))
     area = float(lesion.mean()) if lesion is not None else None
-    return Explained(target, explanation.class_name, explanation.probability, area, inside)
+    return Explained(target, name, probability, area, inside)

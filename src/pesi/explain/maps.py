@@ -38,7 +38,9 @@ class Explanation:
     blended: Map
 
 
-def explain(classifier: Classifier, source: ImageSource, *, class_name: str | None = None) -> Explanation:
+def explain(
+    classifier: Classifier, source: ImageSource, *, class_name: str | None = None, region: int = 0
+) -> Explanation:
     """Explain one image's prediction by maps that are part of the network's own arithmetic.
 
     The class activation map is exact, because the network ends in pool + linear (Zhou et al., CVPR 2016). A stage's
@@ -48,6 +50,7 @@ def explain(classifier: Classifier, source: ImageSource, *, class_name: str | No
         classifier: The classifier.
         source: A file, its bytes, or its pixels.
         class_name: The class to explain; default the most probable one.
+        region: Which of the bundle's regions.
 
     Raises:
         DataError: The classifier has no such class.
@@ -56,7 +59,7 @@ def explain(classifier: Classifier, source: ImageSource, *, class_name: str | No
     names = classifier.config.outputs
     if class_name is not None and class_name not in names:
         raise DataError(f"Unknown class {class_name!r}.", f"This bundle's classes: {', '.join(names)}.")
-    picture = classifier.look(source)
+    picture = classifier.look(source, region=region)
     prediction = classifier.prediction("", None, picture.maps.logits.float().cpu().numpy(), "single", {})
     chosen = class_name or prediction.diagnosis
     size = picture.image.shape[0]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+import PIL.Image
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -50,10 +51,25 @@ def explanation_png(
         _attention_panel(axis, explanation.image, attention / uniform, stage, mask, inside)
     blended = explanation.blended / uniform
     _attention_panel(axes[-1], explanation.image, blended, "blended", mask, inside, legend="evidence x attention")
-    heading = f"{explanation.class_name}: probability {explanation.probability:.3f}"
+    heading = f"{explanation.class_name}: probability {explanation.probability:.3f} by this view alone"
     figure.suptitle(f"{title}\n{heading}" if title else heading, fontsize=12)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def stacked_png(pngs: Sequence[bytes]) -> bytes:
+    """PNGs beneath each other as one, on white."""
+    if len(pngs) == 1:
+        return pngs[0]
+    pictures = [PIL.Image.open(io.BytesIO(png)).convert("RGB") for png in pngs]
+    whole = PIL.Image.new("RGB", (max(p.width for p in pictures), sum(p.height for p in pictures)), "white")
+    top = 0
+    for picture in pictures:
+        whole.paste(picture, (0, top))
+        top += picture.height
+    buffer = io.BytesIO()
+    whole.save(buffer, format="png")
     return buffer.getvalue()
 
 

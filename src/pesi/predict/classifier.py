@@ -274,10 +274,15 @@ class Classifier:
             progress=progress,
         )
 
-    def look(self, source: ImageSource) -> Picture:
-        """One forward pass over the first region, unflipped, with its class activation and attention maps."""
+    def look(self, source: ImageSource, *, region: int = 0) -> Picture:
+        """One forward pass over a region, unflipped, with its class activation and attention maps.
+
+        Args:
+            source: A file, its bytes, or its pixels.
+            region: Which of the bundle's regions.
+        """
         preprocess = self.config.preprocess
-        image = cut_views(self.squares(source)[0], VIEWS["single"], preprocess.size)[0]
+        image = cut_views(self.squares(source)[region], VIEWS["single"], preprocess.size)[0]
         with torch.inference_mode():
             x = normalise(to_tensor(image)[None].to(self.device), preprocess.mean, preprocess.std)
             return Picture(image, self.network.forward_maps(x))
