@@ -166,7 +166,7 @@ def test_on_real_images(shared, tmp_path):
     data = read_audit_data(classifier, records, "isic2017 val", fitted_on=True, cache_dir=str(tmp_path))
     section = uncertainty_section(data, classifier, options=AuditOptions(replicates=100, folds=3))
     json.dumps(section.values, allow_nan=False)
-    assert section.values["views"] == 4
+    assert section.values["views"] == 8  # four flips, of image and lesion
     assert section.values["conformal"]["0.90"]["overall"]["ci"][1] >= 0.90
     assert section.values["conformal"]["0.90"]["mean_size"] < 3
     assert "Few images" in section.summary
