@@ -40,7 +40,7 @@ splits = ["fold0", "fold1"]
 set = ["network.attention=none"]
 [variants.spatial]
 set = ["network.attention=spatial", "network.alpha=1e-3"]
-[variants.flipped]
+[variants.one-view]
 set = ["network.attention=none", "views=single"]
 network_of = "none"
 """

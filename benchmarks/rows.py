@@ -253,20 +253,21 @@ def load_table(path: str | Path) -> Table:
 
 
 def _check_network(table: Table, row: Row) -> None:
-    """Raise PesiError if the row takes its network from a variant that trains another one."""
+    """Raise PesiError if the row takes its network from a variant that trains another one, or none."""
     name = row.settings.network_of
-    if not name:
-        return
     source = table.variants.get(name)
-    same = source is not None and (source.share, source.relatives) == (row.settings.share, row.settings.relatives)
-    if source is not None and same and not source.network_of:
-        own, other = (table.recipe(each) for each in (row, replace(row, variant=name, settings=source)))
-        same = own.model_copy(update={key: getattr(other, key) for key in _LOOKS}) == other
-    if source is None or not same or source.network_of:
+    if name and (source is None or source.network_of or not _train_alike(table, row, replace(row, settings=source))):
         raise PesiError(
             f"{table.path}: variant {row.variant!r} cannot take the networks of {name!r}.",
             f"That must be a variant that trains its own and differs in nothing but {' and '.join(_LOOKS)}.",
         )
+
+
+def _train_alike(table: Table, row: Row, other: Row) -> bool:
+    """Whether two rows of a seed and split differ at most in how their networks look."""
+    data = [(each.settings.share, each.settings.relatives) for each in (row, other)]
+    own, theirs = table.recipe(row), table.recipe(other)
+    return data[0] == data[1] and own.model_copy(update={key: getattr(theirs, key) for key in _LOOKS}) == theirs
 
 
 def chosen(rows: Sequence[Row], patterns: Sequence[str]) -> list[Row]:

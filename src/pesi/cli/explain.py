@@ -9,6 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from pesi.predict.classifier import Classifier
+    from pesi.predict.prediction import Prediction
 
 
 def explain(
@@ -55,11 +56,17 @@ class Explained(NamedTuple):
 
 
 def draw_explanation(
-    classifier: Classifier, image: Path, target: Path, *, class_name: str | None = None, mask: Path | None = None
+    classifier: Classifier,
+    image: Path,
+    target: Path,
+    *,
+    class_name: str | None = None,
+    mask: Path | None = None,
+    prediction: Prediction | None = None,
 ) -> Explained:
     """Write one image's explanation as a PNG: of each region that the classifier looks at, beneath each other.
 
-    A mask is about the whole image, so the shares inside it are of that.
+    A mask is about the whole image, so the shares inside it are of that. Without a prediction one is made.
 
     Raises:
         DataError: Unknown class; or a mask, and a classifier that does not look at the whole image first.
@@ -74,7 +81,7 @@ def draw_explanation(
 
     if mask is not None:
         check_whole_image(classifier)
-    prediction = classifier.predict(image, gates=False)
+    prediction = prediction or classifier.predict(image, gates=False)
     name = class_name or prediction.diagnosis
     regions = classifier.config.preprocess.regions
     explanations = [explain_image(classifier, image, class_name=name, region=i) for i in range(len(regions))]

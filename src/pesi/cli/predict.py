@@ -137,7 +137,7 @@ def _draw(classifier: Classifier, results: list[Prediction | Refusal], folder: P
     predictions = [result for result in results if isinstance(result, Prediction) and not result.no_result]
     for result in tqdm(predictions, unit="image", desc="drawing", disable=not show, leave=False):
         target = folder / f"{result.image_id}-explained.png"
-        draw_explanation(classifier, Path(str(result.path)), target, class_name=result.diagnosis)
+        draw_explanation(classifier, Path(str(result.path)), target, prediction=result)
     print(f"{len(predictions)} pictures in {folder}", file=sys.stderr)
 
 

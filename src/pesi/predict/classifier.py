@@ -282,7 +282,7 @@ class Classifier:
             region: Which of the bundle's regions.
         """
         preprocess = self.config.preprocess
-        image = cut_views(self.squares(source)[region], VIEWS["single"], preprocess.size)[0]
+        image = cut_views(self.regions[region](pixels(source)), VIEWS["single"], preprocess.size)[0]
         with torch.inference_mode():
             x = normalise(to_tensor(image)[None].to(self.device), preprocess.mean, preprocess.std)
             return Picture(image, self.network.forward_maps(x))
