@@ -40,10 +40,16 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return site
 
 
-def run(site: Path, *arguments: str | Path) -> str:
-    environment = {**os.environ, "PYTHONPATH": str(site)}
+def started(site: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Python with the unpacked wheel; its files are no part of the measured coverage."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
+    environment["PYTHONPATH"] = str(site)
     command = [sys.executable, *map(str, arguments)]
-    done = subprocess.run(command, cwd=site.parent, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=site.parent, env=environment, capture_output=True, text=True, check=False)
+
+
+def run(site: Path, *arguments: str | Path) -> str:
+    done = started(site, *arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -69,7 +75,5 @@ def test_recipes_templates_and_checklists_are_in_it(site: Path) -> None:
 
 
 def test_the_network_would_be_noticed(site: Path) -> None:
-    code = "import socket; socket.create_connection(('127.0.0.1', 9))"
-    environment = {**os.environ, "PYTHONPATH": str(site)}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    done = started(site, "-c", "import socket; socket.create_connection(('127.0.0.1', 9))")
     assert "the network was asked" in done.stderr
