@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from pesi.nn.block import AttendingBlock, AttentionSettings
 from pesi.nn.cnn import STAGES, PesiCNN, attending_stages
+from pesi.nn.depthwise import depthwise_conv2d, learns_in_bfloat16
 
 
 class _Group(NamedTuple):
@@ -59,10 +60,13 @@ class SameConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C_out, ceil(H / stride), ceil(W / stride))."""
         (kernel, _), (stride, _) = self.kernel_size, self.stride
-        if stride == 1:  # symmetric, so that the convolution pads by itself
-            return F.conv2d(x, self.weight, self.bias, 1, kernel // 2, self.dilation, self.groups)
-        pad_y, pad_x = (max((-(-n // stride) - 1) * stride + kernel - n, 0) for n in x.shape[2:])
-        return super().forward(F.pad(x, (pad_x // 2, pad_x - pad_x // 2, pad_y // 2, pad_y - pad_y // 2)))
+        padding = kernel // 2
+        if stride > 1:
+            pad_y, pad_x = (max((-(-n // stride) - 1) * stride + kernel - n, 0) for n in x.shape[2:])
+            x, padding = F.pad(x, (pad_x // 2, pad_x - pad_x // 2, pad_y // 2, pad_y - pad_y // 2)), 0
+        if self.groups == self.in_channels == self.out_channels and learns_in_bfloat16(x):
+            return depthwise_conv2d(x, self.weight, stride, padding)
+        return F.conv2d(x, self.weight, self.bias, stride, padding, self.dilation, self.groups)
 
 
 def _norm(channels: int) -> nn.BatchNorm2d:
