@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from rows import Row, Table
 
+from pesi.data.splits import repeated_groups
 from pesi.errors import PesiError
 from pesi.evaluate import metrics
 from pesi.predict.tables import read_prediction_table
@@ -78,12 +79,14 @@ class Pooled:
         classes: Class of each image, (N,).
         folds: Number of the split that held the image out, (N,).
         scores: Probabilities, (seeds, N, K).
+        groups: Number of each image's patient or lesion, (N,); None where no two images share one.
     """
 
     image_ids: tuple[str, ...]
     classes: NDArray[np.int64]
     folds: NDArray[np.int64]
     scores: Floats
+    groups: NDArray[np.int64] | None
 
     @property
     def averaged(self) -> Floats:
@@ -96,6 +99,7 @@ class Outcome:
     """A table, the rows of it that are finished, and the labels of the images.
 
     Attributes:
+        records: Record table of the labelled images.
         finished: Variant -> (seed, split) -> row; of `reference` too, whose variants are added.
         left_out: Why finished rows are not counted.
         own: The variants of the table itself, in its order.
@@ -105,8 +109,8 @@ class Outcome:
 
     table: Table
     task: Task
+    records: pd.DataFrame = field(repr=False)
     finished: Mapping[str, Mapping[tuple[int, str], FinishedRow]]
-    classes: Mapping[str, int] = field(repr=False)  # image_id -> class
     own: tuple[str, ...]
     reference: str
     left_out: tuple[str, ...]
@@ -143,7 +147,9 @@ class Outcome:
                     "Delete the rows that were made with another fold list.",
                 )
             scores.append(frame.loc[ids, list(self.columns)].to_numpy(np.float64))
-        return Pooled(tuple(ids), np.array([self.classes[i] for i in ids]), np.array(folds), np.stack(scores))
+        held_out = self.records.set_index("image_id", drop=False).loc[ids]
+        classes = np.array([self.task.class_of(str(code)) for code in held_out["diagnosis"]])
+        return Pooled(tuple(ids), classes, np.array(folds), np.stack(scores), repeated_groups(held_out))
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -208,10 +214,7 @@ def read_outcome(table: Table, reference: Table | None, records: pd.DataFrame) -
     labelled = records[records["diagnosis"].notna()]
     recipe = table.recipe(table.rows()[0])
     task = task_of(recipe.task, labelled["diagnosis"])
-    classes = {
-        str(image_id): task.class_of(str(code))
-        for image_id, code in zip(labelled["image_id"], labelled["diagnosis"], strict=True)
-    }
+    known = set(labelled["image_id"])
     finished: dict[str, dict[tuple[int, str], FinishedRow]] = {}
     left_out: list[str] = []
     for source in [table, *([reference] if reference else [])]:
@@ -227,7 +230,7 @@ def read_outcome(table: Table, reference: Table | None, records: pd.DataFrame) -
                 left_out.append(f"{row.name}: made by another recipe than the one that stands here now")
                 continue
             predictions = read_prediction_table(files.held_out).set_index("image_id")
-            strangers = sorted(set(predictions.index) - set(classes))
+            strangers = sorted(set(predictions.index) - known)
             if strangers:
                 raise PesiError(
                     f"{files.held_out}: the data have no label for {strangers[0]}.",
@@ -235,7 +238,7 @@ def read_outcome(table: Table, reference: Table | None, records: pd.DataFrame) -
                 )
             cells[row.seed, row.split] = FinishedRow(row, content, predictions)
     first = next(iter((reference or table).variants))
-    return Outcome(table, task, finished, classes, tuple(table.variants), first, tuple(left_out))
+    return Outcome(table, task, labelled, finished, tuple(table.variants), first, tuple(left_out))
 
 
 def _same_recipe(content: Mapping[str, Any], wanted: Recipe) -> bool:

@@ -199,7 +199,7 @@ def page_text(results: list[TableResult], published: Path, figures: Path, page: 
         "images like official validation or test images are never trained with) choose nothing: the last epoch is "
         "used. Held-out predictions are pooled over the folds; probabilities are averages of four flipped views (of "
         "the whole image and of the lesion, where a recipe looks at both), not calibrated. Intervals are 95 %: "
-        "stratified bootstrap over the images "
+        "stratified bootstrap over the images, over the lesions where they have several images "
         f"({n} resamples), for single AUC differences DeLong. They do not hold the luck of a seed: the seeds stand "
         "beside them. *Seeds averaged*: the probabilities of the seeds' networks are averaged first. *One network*: "
         "each seed is scored by itself, then the scores are averaged. *Within folds*: nothing is pooled, the folds' "

@@ -50,6 +50,7 @@ def variant_scores(outcome: Outcome, variant: str, *, replicates: int, seed: int
         pooled.classes,
         replicates=replicates,
         rng=np.random.default_rng(seed),
+        groups=pooled.groups,
     )
     points = {}
     for k, name in enumerate(outcome.columns if outcome.few else ()):
@@ -118,7 +119,9 @@ def difference(outcome: Outcome, variant: str, reference: str, *, replicates: in
         return np.asarray(np.mean(each, axis=0))
 
     tests = [
-        paired_bootstrap(statistic, classes, replicates=replicates, rng=np.random.default_rng(seed))
+        paired_bootstrap(
+            statistic, classes, replicates=replicates, rng=np.random.default_rng(seed), groups=both[0].groups
+        )
         for statistic in (averaged, single)
     ]
     ones = np.ones((1, len(classes)))

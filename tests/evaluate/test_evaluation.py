@@ -130,6 +130,34 @@ def test_compare_sees_a_real_difference_and_none():
     assert equal.to_dict()["results"]["AUC melanoma"]["method"] == "DeLong"
 
 
+def test_images_of_one_lesion_count_as_one():
+    """Every image three times, as photographs of one lesion: scores and intervals are those of the images once."""
+    predictions, records = tables(120)
+    once = evaluate_predictions(predictions, records, TASK, replicates=1000).to_dict()
+    names = [f"_{k}" for k in range(3)]
+    more = pd.concat([predictions.assign(image_id=predictions["image_id"] + name) for name in names])
+    photographs = pd.concat(
+        [records.assign(image_id=records["image_id"] + name, lesion_id=records["image_id"]) for name in names]
+    ).reset_index(drop=True)
+    thrice = evaluate_predictions(more, photographs, TASK, replicates=1000).to_dict()
+    assert thrice["mean_auc"] == pytest.approx(once["mean_auc"])
+    assert thrice["mean_auc_ci"] == pytest.approx(once["mean_auc_ci"], abs=0.01)
+    assert (once["bootstrap"]["drawn"], thrice["bootstrap"]["drawn"][:7]) == ("images", "lesions")
+    strangers = evaluate_predictions(more, photographs.assign(lesion_id=None), TASK, replicates=1000).to_dict()
+    low, high = once["mean_auc_ci"]
+    assert np.diff(strangers["mean_auc_ci"])[0] == pytest.approx((high - low) / 3**0.5, rel=0.15)
+
+    worse, _ = tables(120, sharpness=0.5)
+    other = pd.concat([worse.assign(image_id=worse["image_id"] + name) for name in names])
+    compared = compare_predictions(more, other, photographs, TASK, replicates=1000)
+    delong = compare_predictions(predictions, worse, records, TASK, replicates=1000).results["AUC melanoma"]
+    ours = compared.results["AUC melanoma"]
+    assert (ours.method, delong.method) == ("paired bootstrap", "DeLong")
+    assert ours.difference == pytest.approx(delong.difference)
+    assert np.diff(ours.interval)[0] == pytest.approx(np.diff(delong.interval)[0], rel=0.15)
+    assert "lesions" in compared.to_text()
+
+
 class Requests(HTMLParser):
     """Everything in a page that would fetch something."""
 

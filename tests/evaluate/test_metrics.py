@@ -87,6 +87,39 @@ def test_resamples_keep_the_strata():
     assert weights.std() > 0
 
 
+def test_groups_are_drawn_whole():
+    strata = np.array([0] * 6 + [1] * 5)
+    groups = np.array([3, 3, 3, 1, 1, 0, 5, 3, 3, 4, 4])  # group 3 has members in both strata
+    weights = np.concatenate(list(bootstrap_weights(strata, 60, np.random.default_rng(0), groups=groups)))
+    for members in ([0, 1, 2], [3, 4], [7, 8], [9, 10]):
+        assert (weights[:, members] == weights[:, members[:1]]).all()
+    for stratum, firsts in ((0, [0, 3, 5]), (1, [6, 7, 9])):
+        np.testing.assert_array_equal(weights[:, firsts].sum(1), 3, err_msg=f"stratum {stratum}")
+    alone = np.concatenate(list(bootstrap_weights(strata, 60, np.random.default_rng(0), groups=np.arange(11))))
+    np.testing.assert_array_equal(alone, np.concatenate(list(bootstrap_weights(strata, 60, np.random.default_rng(0)))))
+
+
+def test_repeats_of_an_image_do_not_narrow_its_interval():
+    """Images that each stand there four times: the interval is that of the images once, not half as wide."""
+    values = np.random.default_rng(0).normal(size=300)
+    four, groups = np.repeat(values, 4), np.repeat(np.arange(300), 4)
+
+    def width(values: np.ndarray, groups: np.ndarray | None) -> float:
+        rng = np.random.default_rng(1)
+        draws = bootstrap(
+            lambda w: {"mean": metrics.weighted_mean(values, w)},
+            np.zeros(len(values)),
+            replicates=4000,
+            rng=rng,
+            groups=groups,
+        )
+        low, high = percentile_interval(draws["mean"])
+        return high - low
+
+    assert width(four, groups) == pytest.approx(width(values, None), rel=0.06)
+    assert width(four, None) == pytest.approx(width(values, None) / 2, rel=0.06)
+
+
 def test_bootstrap_of_a_mean_has_its_standard_error():
     values = np.random.default_rng(0).normal(size=400)
     mean, low, high = mean_interval(values, replicates=4000, rng=np.random.default_rng(1))

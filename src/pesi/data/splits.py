@@ -133,6 +133,12 @@ def group_ids(records: pd.DataFrame, clusters: pd.Series | None = None) -> pd.Se
     return records["image_id"].groupby(labels).transform("min").rename("group")
 
 
+def repeated_groups(records: pd.DataFrame) -> np.ndarray | None:
+    """Number of each image's group, (N,): patient or lesion; None where no two images share one."""
+    codes = pd.factorize(group_ids(records))[0]
+    return codes if len(codes) and codes.max() + 1 < len(codes) else None
+
+
 def id_lists(records: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """The image ids of each split that has any, sorted, with their number and hash.
 

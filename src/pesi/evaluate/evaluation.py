@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pesi.data.splits import repeated_groups
 from pesi.errors import DataError
 from pesi.evaluate import metrics
 from pesi.evaluate.intervals import bootstrap, newcombe_interval, percentile_interval, wilson_interval
@@ -29,16 +30,23 @@ class Aligned:
         classes: Class index of each image, (N,).
         names: Columns of `scores`.
         scores: Probabilities, (N, K).
+        groups: Number of each image's patient or lesion, (N,); None where no two images share one.
     """
 
     image_ids: tuple[str, ...]
     classes: NDArray[np.int64]
     names: tuple[str, ...]
     scores: Floats
+    groups: NDArray[np.int64] | None = None
 
     def task_labels(self, task: Task, name: str) -> NDArray[np.bool_]:
         """Which images have the class, (N,)."""
         return np.asarray(self.classes == task.class_names.index(name))
+
+    @property
+    def drawn(self) -> str:
+        """What the bootstrap draws."""
+        return "images" if self.groups is None else "lesions or patients, with all of their images"
 
     def column(self, name: str) -> Floats:
         """Probabilities of one class, (N,)."""
@@ -89,7 +97,8 @@ def align(predictions: pd.DataFrame, records: pd.DataFrame, task: Task) -> Align
     names = tuple(name for name in task.class_names if name in predictions)
     ordered = predictions.set_index("image_id").loc[list(labelled["image_id"]), list(names)]
     classes = np.array([task.class_of(str(code)) for code in labelled["diagnosis"]], np.int64)
-    return Aligned(tuple(labelled["image_id"]), classes, names, ordered.to_numpy(np.float64))
+    groups = repeated_groups(labelled)
+    return Aligned(tuple(labelled["image_id"]), classes, names, ordered.to_numpy(np.float64), groups)
 
 
 def evaluate_predictions(
@@ -102,6 +111,8 @@ def evaluate_predictions(
     thresholds: Mapping[str, float] | None = None,
 ) -> Evaluation:
     """Score predictions by the rules of the ISIC 2017 challenge, with stratified-bootstrap 95 % intervals.
+
+    Where images share a lesion or a patient, the bootstrap draws these and not single images.
 
     Where a score is 0 or 1 no resample of it varies, which would claim certainty from a handful of images. There an AUC
     has Newcombe's interval, a share Wilson's, and an average precision none (null); a mean over the classes then has
@@ -146,13 +157,14 @@ def evaluate_predictions(
         return values
 
     point = {name: float(value[0]) for name, value in statistics(np.ones((1, len(data.classes)))).items()}
-    draws = bootstrap(statistics, data.classes, replicates=replicates, rng=np.random.default_rng(seed))
+    rng = np.random.default_rng(seed)
+    draws = bootstrap(statistics, data.classes, replicates=replicates, rng=rng, groups=data.groups)
     interval = {name: list(percentile_interval(values)) for name, values in draws.items()}
     all_scored = len(scorable) == len(task.scored_names)
     result: dict[str, Any] = {
         "task": task.name,
         "images": len(data.classes),
-        "bootstrap": {"replicates": replicates, "seed": seed, "stratified_by": "class"},
+        "bootstrap": {"replicates": replicates, "seed": seed, "stratified_by": "class", "drawn": data.drawn},
         "mean_auc": point["mean_auc"] if all_scored else None,
         "mean_auc_ci": interval["mean_auc"] if all_scored else None,
         "mean_average_precision": point["mean_average_precision"] if all_scored else None,
@@ -265,7 +277,7 @@ def _roc_band(data: Aligned, task: Task, name: str, grid: Floats, replicates: in
         return {"sensitivity": np.asarray(rows)}
 
     rng = np.random.default_rng([seed, 1])
-    draws = bootstrap(sensitivities, data.classes, replicates=replicates, rng=rng)["sensitivity"]
+    draws = bootstrap(sensitivities, data.classes, replicates=replicates, rng=rng, groups=data.groups)["sensitivity"]
     return np.vstack([grid, np.quantile(draws, [0.025, 0.975], axis=0)])
 
 
@@ -275,16 +287,19 @@ class Comparison:
 
     Attributes:
         images: How many.
+        drawn: What the bootstrap drew.
         results: What was compared -> A minus B.
     """
 
     images: int
+    drawn: str
     results: Mapping[str, PairedResult]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
         return {
             "images": self.images,
+            "drawn": self.drawn,
             "results": {
                 name: {
                     "a": r.a,
@@ -300,7 +315,7 @@ class Comparison:
 
     def to_text(self) -> str:
         """A table, each row with a plain sentence."""
-        lines = [f"{self.images} images; A - B with 95 % intervals", ""]
+        lines = [f"{self.images} images; A - B with 95 % intervals; the bootstrap draws {self.drawn}", ""]
         width = max(len(name) for name in self.results)
         for name, r in self.results.items():
             verdict = "A is better" if r.interval[0] > 0 else "B is better" if r.interval[1] < 0 else ""
@@ -317,6 +332,9 @@ def compare_predictions(
 ) -> Comparison:
     """Paired DeLong of each task's AUC, paired bootstrap of the mean AUC and of each average precision.
 
+    DeLong's test takes images as independent. Where they share a lesion or a patient, the bootstrap takes its place,
+    and draws these and not single images.
+
     Args:
         a, b: `image_id`, then one column of probabilities a class; of the same images.
         records: Record table of these images.
@@ -328,27 +346,32 @@ def compare_predictions(
         DataError: Predictions and records do not match, or a class does not occur.
     """
     both = (align(a, records, task), align(b, records, task))
-    classes = both[0].classes
+    classes, groups = both[0].classes, both[0].groups
+
+    def resampled(score: Callable[[Aligned, str, NDArray], Floats], names: Sequence[str]) -> PairedResult:
+        def mean(which: int, weights: NDArray) -> Floats:
+            return np.asarray(np.mean([score(both[which], name, weights) for name in names], axis=0))
+
+        rng = np.random.default_rng(seed)
+        return paired_bootstrap(mean, classes, replicates=replicates, rng=rng, groups=groups)
+
+    def curve(data: Aligned, name: str, weights: NDArray) -> metrics.Curve:
+        return metrics.curve(data.task_labels(task, name), data.column(name), weights)
+
+    def auc(data: Aligned, name: str, weights: NDArray) -> Floats:
+        return metrics.auc(curve(data, name, weights))
+
     results: dict[str, PairedResult] = {}
     for name in task.scored_names:
         labels = both[0].task_labels(task, name)
         if labels.all() or not labels.any():
             raise DataError(f"Only one of the two classes of {name!r} occurs.", "Compare on more images.")
-        results[f"AUC {name}"] = delong(labels, both[0].column(name), both[1].column(name))
-
-    def mean_auc(which: int, weights: NDArray) -> Floats:
-        data = both[which]
-        curves = (metrics.curve(data.task_labels(task, n), data.column(n), weights) for n in task.scored_names)
-        return np.asarray(np.mean([metrics.auc(c) for c in curves], axis=0))
-
-    results["mean AUC"] = paired_bootstrap(mean_auc, classes, replicates=replicates, rng=np.random.default_rng(seed))
+        independent = groups is None
+        a_scores, b_scores = both[0].column(name), both[1].column(name)
+        results[f"AUC {name}"] = delong(labels, a_scores, b_scores) if independent else resampled(auc, [name])
+    results["mean AUC"] = resampled(auc, task.scored_names)
     for name in task.scored_names:
-
-        def precision(which: int, weights: NDArray, name: str = name) -> Floats:
-            data = both[which]
-            return metrics.average_precision(metrics.curve(data.task_labels(task, name), data.column(name), weights))
-
-        results[f"average precision {name}"] = paired_bootstrap(
-            precision, classes, replicates=replicates, rng=np.random.default_rng(seed)
+        results[f"average precision {name}"] = resampled(
+            lambda data, name, weights: metrics.average_precision(curve(data, name, weights)), [name]
         )
-    return Comparison(len(classes), results)
+    return Comparison(len(classes), both[0].drawn, results)

@@ -15,33 +15,47 @@ _CHUNK = 8_000_000  # weights held at a time
 _Z95 = 1.959963984540054
 
 
-def bootstrap_weights(strata: NDArray, replicates: int, rng: np.random.Generator) -> Iterator[NDArray[np.int32]]:
+def bootstrap_weights(
+    strata: NDArray, replicates: int, rng: np.random.Generator, *, groups: NDArray | None = None
+) -> Iterator[NDArray[np.int32]]:
     """How often each image stands in each resample, a chunk of replicates at a time.
 
-    Within each stratum as many images are drawn with replacement as it has, so class counts stay as they are.
+    Within each stratum as many images are drawn with replacement as it has, so class counts stay as they are. Images
+    of one lesion are alike: where groups are given, whole groups are drawn instead, as many as the stratum has
+    (the cluster bootstrap; Davison and Hinkley, Bootstrap Methods and their Application, 1997, section 3.8).
 
     Args:
         strata: Stratum of each image, (N,).
         replicates: How many resamples in all.
         rng: The generator.
+        groups: Group of each image, (N,). None: each image is drawn by itself.
 
     Yields:
         (r, N) counts; the r add up to `replicates`.
     """
-    groups = [np.flatnonzero(strata == value) for value in np.unique(strata)]
+    parts = []
+    for value in np.unique(strata):
+        members = np.flatnonzero(strata == value)
+        codes = np.arange(len(members)) if groups is None else np.unique(groups[members], return_inverse=True)[1]
+        parts.append((members, codes, int(codes.max()) + 1))
     step = max(1, _CHUNK // max(len(strata), 1))
     for start in range(0, replicates, step):
         rows = min(step, replicates - start)
         weights = np.zeros((rows, len(strata)), np.int32)
-        for members in groups:
-            drawn = rng.integers(len(members), size=(rows, len(members)))
+        for members, codes, count in parts:
+            drawn = rng.integers(count, size=(rows, count))
             for row in range(rows):
-                weights[row, members] = np.bincount(drawn[row], minlength=len(members))
+                weights[row, members] = np.bincount(drawn[row], minlength=count)[codes]
         yield weights
 
 
 def bootstrap(
-    statistics: Callable[[NDArray], dict[str, Floats]], strata: NDArray, *, replicates: int, rng: np.random.Generator
+    statistics: Callable[[NDArray], dict[str, Floats]],
+    strata: NDArray,
+    *,
+    replicates: int,
+    rng: np.random.Generator,
+    groups: NDArray | None = None,
 ) -> dict[str, Floats]:
     """Bootstrap distribution of several statistics at once, from the same resamples.
 
@@ -50,11 +64,12 @@ def bootstrap(
         strata: Stratum of each image, (N,).
         replicates: How many resamples.
         rng: The generator.
+        groups: Group of each image, (N,), drawn as a whole; None: each image is drawn by itself.
 
     Returns:
         Name -> (replicates,).
     """
-    chunks = [statistics(weights) for weights in bootstrap_weights(strata, replicates, rng)]
+    chunks = [statistics(weights) for weights in bootstrap_weights(strata, replicates, rng, groups=groups)]
     return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
 

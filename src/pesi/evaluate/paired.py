@@ -89,7 +89,12 @@ def _variance(components: Floats) -> float:
 
 
 def paired_bootstrap(
-    statistic: Callable[[int, NDArray], Floats], strata: NDArray, *, replicates: int, rng: np.random.Generator
+    statistic: Callable[[int, NDArray], Floats],
+    strata: NDArray,
+    *,
+    replicates: int,
+    rng: np.random.Generator,
+    groups: NDArray | None = None,
 ) -> PairedResult:
     """Bootstrap of a difference: both classifiers are scored on the same resamples.
 
@@ -98,11 +103,16 @@ def paired_bootstrap(
         strata: Stratum of each image, (N,).
         replicates: How many resamples.
         rng: The generator.
+        groups: Group of each image, (N,), drawn as a whole; None: each image is drawn by itself.
     """
     ones = np.ones((1, len(strata)))
     a, b = float(statistic(0, ones)[0]), float(statistic(1, ones)[0])
     draws = bootstrap(
-        lambda w: {"difference": statistic(0, w) - statistic(1, w)}, strata, replicates=replicates, rng=rng
+        lambda w: {"difference": statistic(0, w) - statistic(1, w)},
+        strata,
+        replicates=replicates,
+        rng=rng,
+        groups=groups,
     )["difference"]
     tail = min(float(np.mean(draws <= 0)), float(np.mean(draws >= 0)))
     p_value = min(1.0, 2 * max(tail, 1 / (replicates + 1)))

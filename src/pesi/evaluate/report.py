@@ -40,7 +40,8 @@ def write_report(
             (
                 figures.roc_figure(evaluation),
                 "Each point is a threshold: how many lesions of the class are found against how many others are "
-                "called by mistake. The dot is the threshold of the table; the band holds 95 % of resamples.",
+                "called by mistake. The dot is the threshold of the table; the band holds 95 % of resamples, "
+                f"which draw {evaluation.scores['bootstrap']['drawn']}.",
             ),
             (
                 figures.precision_figure(evaluation),
