@@ -11,7 +11,7 @@ from torch.nn import functional
 
 import pesi
 from pesi.taxonomy import TASKS
-from pesi.train.module import LesionLoss, LesionModule, attention_mask_loss, class_weights, mixup_draw
+from pesi.train.module import LesionLoss, LesionModule, attention_mask_loss, class_weights
 from pesi.train.recipe import load_recipe
 
 TASK = TASKS["isic2017"]
@@ -56,13 +56,6 @@ def test_multilabel_loss_is_torchs_binary_cross_entropy():
     targets = torch.stack([classes == 0, classes == 1], 1).float()
     loss = LesionLoss(np.ones(3), TASK, head="multilabel", label_smoothing=0.0)
     torch.testing.assert_close(loss(logits, classes), functional.binary_cross_entropy_with_logits(logits, targets))
-
-
-def test_mixup_draw_is_beta():
-    rng = np.random.default_rng(0)
-    shares = [mixup_draw(0.4, 4, rng)[0] for _ in range(4000)]
-    assert np.mean(shares) == pytest.approx(0.5, abs=0.02)
-    assert np.var(shares) == pytest.approx(1 / (4 * (2 * 0.4 + 1)), abs=0.01)  # variance of Beta(a, a)
 
 
 def test_alpha_has_its_own_group_without_decay():

@@ -80,6 +80,7 @@ def test_auto_precision_is_resolved():
         ["loss.attention_mask=1", "network.attention=none"],
         ["loss.attention_mask=1", 'picture.regions=["image", "lesion"]'],
         ["loss.attention_mask=1", "loss.mixup=0.2"],
+        ["loss.attention_mask=1", "loss.cutmix=0.2"],
     ],
 )
 def test_attention_mask_needs_what_it_needs(overrides):

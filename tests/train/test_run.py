@@ -89,7 +89,14 @@ SCRIPT = "import sys; from pesi.train.run import run_training; run_training(sys.
 
 
 def test_kill_9_and_resume_end_bit_for_bit_the_same(tmp_path, spots):
-    options = ("epochs=4", "loss.mixup=0.2", "network.dropout=0.1", "loss.sampler=sqrt", "accumulate=2")
+    options = (
+        "epochs=4",
+        "loss.mixup=0.2",
+        "loss.cutmix=1",
+        "network.dropout=0.1",
+        "loss.sampler=sqrt",
+        "accumulate=2",
+    )
     for name in ("whole", "killed"):
         start(tmp_path / name, spots, *options)
     run_training(tmp_path / "whole", show_progress=False)

@@ -17,6 +17,7 @@ from pesi.data.transforms import normalise
 from pesi.nn.cnn import PesiCNN
 from pesi.taxonomy import Task
 from pesi.train.dataset import output_names, targets_of
+from pesi.train.mixing import Mixture, cutmix, mixup
 from pesi.train.recipe import Recipe
 
 
@@ -27,11 +28,6 @@ def class_weights(classes: NDArray[np.int64], count: int, mode: str) -> NDArray[
     weights: NDArray[np.float64] = frequency**-power
     weights /= weights[classes].mean()
     return weights
-
-
-def mixup_draw(alpha: float, count: int, rng: np.random.Generator) -> tuple[float, NDArray[np.int64]]:
-    """Share of the first picture, and the partner of each: mixup (Zhang et al., ICLR 2018, arXiv 1710.09412)."""
-    return float(rng.beta(alpha, alpha)), rng.permutation(count)
 
 
 class LesionLoss(nn.Module):
@@ -119,21 +115,28 @@ class LesionModule(L.LightningModule):
         """One batch: uint8 pictures (N, 3, S, S), classes (N,), and masks (N, S, S) where the attention learns them."""
         pictures, classes, *masks = batch
         x = normalise(pictures, self.recipe.picture.mean, self.recipe.picture.std)
-        partner, share = None, 1.0
-        if self.recipe.loss.mixup > 0:
-            rng = np.random.default_rng([self.recipe.seed, self.current_epoch, batch_index, self.global_rank])
-            share, order = mixup_draw(self.recipe.loss.mixup, len(classes), rng)
-            index = torch.from_numpy(order).to(classes.device)
-            x, partner = share * x + (1 - share) * x[index], classes[index]
+        mixture = self._mixed(x, batch_index)
         if masks:
             logits, maps = self.network.forward_attention(x)
             aside = attention_mask_loss(maps.values(), masks[0])
             self.log("train/attention_mask", aside, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(x))
             loss: Tensor = self.loss(logits, classes) + self.recipe.loss.attention_mask * aside
+        elif mixture is not None:
+            loss = self.loss(self.network(mixture.pictures), classes, classes[mixture.partner], mixture.share)
         else:
-            loss = self.loss(self.network(x), classes, partner, share)
+            loss = self.loss(self.network(x), classes)
         self.log("train/loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(classes))
         return loss
+
+    def _mixed(self, x: Tensor, batch_index: int) -> Mixture | None:
+        """The batch mixed as the recipe says; of mixup and CutMix, where both are on, one by chance."""
+        settings = self.recipe.loss
+        ways = [(mix, alpha) for mix, alpha in ((mixup, settings.mixup), (cutmix, settings.cutmix)) if alpha > 0]
+        if not ways:
+            return None
+        rng = np.random.default_rng([self.recipe.seed, self.current_epoch, batch_index, self.global_rank])
+        mix, alpha = ways[int(rng.integers(len(ways)))] if len(ways) > 1 else ways[0]
+        return mix(x, alpha, rng)
 
     def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_index: int) -> None:
         """Keep the outputs; the AUC needs all of them together."""

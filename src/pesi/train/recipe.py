@@ -76,6 +76,7 @@ class Loss(_Section):
     sampler: Literal["shuffle", "sqrt", "balanced"] = "shuffle"
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     mixup: float = Field(0.0, ge=0)  # alpha of the Beta distribution; 0: off
+    cutmix: float = Field(0.0, ge=0)  # the same of CutMix; with both, each batch takes one of them by chance
     attention_mask: float = Field(0.0, ge=0)  # weight of the loss that asks the attention to fall on the lesion's mask
 
 
@@ -132,8 +133,8 @@ class Recipe(_Section):
             raise ValueError(f"unknown views {self.views!r}; choose one of: {', '.join(VIEWS)}")
         if self.loss.attention_mask and (self.picture.regions != ("image",) or not has_map(self.network.attention)):
             raise ValueError('loss.attention_mask needs picture.regions = ["image"] and an attention that has a map')
-        if self.loss.attention_mask and self.loss.mixup:
-            raise ValueError("loss.attention_mask and loss.mixup do not go together: a mixture has no mask")
+        if self.loss.attention_mask and (self.loss.mixup or self.loss.cutmix):
+            raise ValueError("loss.attention_mask and mixup or cutmix do not go together: a mixture has no mask")
         return self
 
     @property
