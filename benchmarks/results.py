@@ -87,11 +87,9 @@ def _labels(table: Table, data: list[pd.DataFrame]) -> pd.DataFrame:
 
 
 def section(result: TableResult, figures: Path, page: Path) -> str:
-    """A table's section; its figures are written."""
+    """The section of a table with finished rows; its figures are written."""
     outcome = result.outcome
     parts = [f"## {outcome.table.title}", f"`{_shown(outcome.table.path)}`"]
-    if result.empty:
-        return "\n\n".join([*parts, "No row is finished yet."])
     stem = outcome.table.name.replace("/", "-")
     parts += [progress(outcome), score_table(outcome, result.scores)]
     if result.differences:
@@ -183,6 +181,7 @@ def shipped_sections() -> list[str]:
 def page_text(results: list[TableResult], published: Path, figures: Path, page: Path, predictions: Path, n: int) -> str:
     """The whole page; figures and prediction files are written."""
     source = read_published(published)
+    ranked = [result for result in results if result.outcome.table.ranked]
     differences = [d for result in results for d in result.differences]
     shown = [d for d in differences if d.shown]
     summary = (
@@ -206,13 +205,20 @@ def page_text(results: list[TableResult], published: Path, figures: Path, page: 
         "scores are averaged. A difference is called *shown* only if the intervals of both, seeds averaged and one "
         "network, exclude zero.",
         "## Published and ours",
-        published_table(source, [(r.outcome, r.scores) for r in results]),
+        published_table(source, [(r.outcome, r.scores) for r in ranked]),
         *shipped_sections(),
-        *(section(result, figures, page) for result in results),
+        *(section(result, figures, page) for result in results if not result.empty),
         "## Claimed and measured",
         claims_table(source, [(r.outcome, r.scores, r.differences) for r in results]),
     ]
-    files = [line for result in results for line in write_test_predictions(result, predictions)]
+    files = [line for result in ranked for line in write_test_predictions(result, predictions)]
+    waiting = [f"- {r.outcome.table.title}: `{_shown(r.outcome.table.path)}`" for r in results if r.empty]
+    if waiting:
+        parts += [
+            "## Not trained yet",
+            "Tables that are ready to run, of which no row is finished.",
+            "\n".join(waiting),
+        ]
     if files:
         parts += [
             "## Test predictions",

@@ -19,7 +19,7 @@ from pesi.taxonomy import task_of
 from pesi.train.recipe import Recipe, load_recipe
 
 _NEEDED = ("title", "recipe", "splits", "seeds", "variants")
-_KEYS = {*_NEEDED, "set", "folds", "fold_count", "group_folds", "find_duplicates", "reference", "answers"}
+_KEYS = {*_NEEDED, "set", "folds", "fold_count", "group_folds", "find_duplicates", "reference", "answers", "ranked"}
 _OF_A_VARIANT = {"set", "share", "relatives", "network_of"}
 _LOOKS = ("views", "predict_regions")  # of a recipe: what changes no training
 _SPLIT = re.compile(r"official|fold\d+")
@@ -98,6 +98,8 @@ class Table:
         folds: The fold list, and how it is made where there is none.
         reference: A table whose first variant is the reference instead of this one's.
         answers: Whether the page tells how far the probabilities can be believed.
+        ranked: Whether its variants are models of their own, which stand beside the published ones and predict the test
+            images, and not steps of a search.
     """
 
     path: Path
@@ -109,6 +111,7 @@ class Table:
     folds: Folds
     reference: Path | None = None
     answers: bool = False
+    ranked: bool = True
 
     @property
     def name(self) -> str:
@@ -240,6 +243,7 @@ def load_table(path: str | Path) -> Table:
         ),
         path.parent / values["reference"] if "reference" in values else None,
         bool(values.get("answers", False)),
+        bool(values.get("ranked", True)),
     )
     names = [row.name for row in table.rows()]
     if len(set(names)) < len(names):

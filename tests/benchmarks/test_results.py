@@ -191,9 +191,44 @@ def test_many_classes_are_compared_by_balanced_accuracy(
     assert not d.tasks
 
 
+def page_of(result: results.TableResult, folder: Path) -> str:
+    page = folder / "docs" / "results.md"
+    published = BENCHMARKS / "isic2017" / "published.toml"
+    return results.page_text([result], published, page.parent / "results", page, folder / "predictions", 100)
+
+
 def test_an_empty_table_is_said_to_be_empty(table: Table, records: pd.DataFrame, tmp_path: Path) -> None:
-    result = results.table_result(table.path, [records], replicates=100, seed=0)
-    assert "No row is finished yet." in results.section(result, tmp_path, tmp_path / "page.md")
+    text = page_of(results.table_result(table.path, [records], replicates=100, seed=0), tmp_path)
+    assert table.title in text[text.index("## Not trained yet") :]
+    assert f"## {table.title}" not in text
+
+
+def test_a_search_ranks_and_submits_nothing(
+    table: Table, records: pd.DataFrame, fabricate: Fabricate, tmp_path: Path
+) -> None:
+    fill(fabricate, table, {"none": 1.0})
+    assert "**ours**: table none" in page_of(
+        results.table_result(table.path, [records], replicates=50, seed=0), tmp_path
+    )
+    table.path.write_text("ranked = false\n" + table.path.read_text())
+    text = page_of(results.table_result(table.path, [records], replicates=50, seed=0), tmp_path / "other")
+    assert "**ours**" not in text
+    assert f"## {table.title}" in text
+    assert not list((tmp_path / "other" / "predictions").glob("*"))
+
+
+def test_images_of_one_lesion_are_drawn_together(table: Table, records: pd.DataFrame, fabricate: Fabricate) -> None:
+    fill(fabricate, table, {"none": 1.0})
+    lesions = records.assign(lesion_id=[f"L{i // 3}" for i in range(len(records))])
+    outcome = read_outcome(table, None, lesions)
+    pooled = outcome.pooled("none", outcome.block("none"))
+    lesion = dict(zip(lesions["image_id"], lesions["lesion_id"], strict=True))
+    assert pooled.groups is not None
+    groups = pd.Series(pooled.groups).groupby([lesion[i] for i in pooled.image_ids])
+    assert (groups.nunique() == 1).all()
+    assert groups.first().nunique() == 30
+    alone = read_outcome(table, None, records)
+    assert alone.pooled("none", alone.block("none")).groups is None
 
 
 def test_labels_of_other_images_are_refused(table: Table, records: pd.DataFrame, fabricate: Fabricate) -> None:
