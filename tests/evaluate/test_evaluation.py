@@ -57,6 +57,13 @@ def test_perfect_scores_are_not_certainty():
     recalls = [binomtest(int(count), int(count)).proportion_ci(method="wilson").low for count in counts]
     assert scores["multiclass"]["balanced_accuracy_ci"] == pytest.approx([np.mean(recalls), 1])
     assert scores["multiclass"]["accuracy_ci"][0] < 1
+    twice = [table.assign(image_id=table["image_id"] + end) for end in ("a", "b") for table in (predictions, records)]
+    photographs = pd.concat(twice[1::2]).assign(lesion_id=lambda table: table["image_id"].str[:-1])
+    again = evaluate_predictions(pd.concat(twice[::2]), photographs.reset_index(drop=True), TASK, replicates=50)
+    for name in ("melanoma", "seborrheic_keratosis"):  # a second photograph of each lesion adds no certainty
+        for key in ("auc_ci", "accuracy_ci", "sensitivity_ci", "specificity_ci"):
+            assert again.to_dict()["tasks"][name][key] == pytest.approx(scores["tasks"][name][key])
+    assert again.to_dict()["multiclass"]["balanced_accuracy_ci"] == pytest.approx([np.mean(recalls), 1])
 
 
 def test_every_figure_agrees_with_scikit_learn():

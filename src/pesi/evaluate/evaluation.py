@@ -48,6 +48,10 @@ class Aligned:
         """What the bootstrap draws."""
         return "images" if self.groups is None else "lesions or patients, with all of their images"
 
+    def units(self, chosen: NDArray[np.bool_]) -> int:
+        """How many of what the bootstrap draws are among the chosen images, (N,)."""
+        return int(chosen.sum() if self.groups is None else len(np.unique(self.groups[chosen])))
+
     def column(self, name: str) -> Floats:
         """Probabilities of one class, (N,)."""
         return np.asarray(self.scores[:, self.names.index(name)])
@@ -208,39 +212,42 @@ def evaluate_predictions(
                 "counts": metrics.confusion_matrix(data.classes, called, len(task.classes)).tolist(),
             }
         }
-    _give_width(result, data, called)
+    _give_width(result, data, task)
     bands = {name: _roc_band(data, task, name, grid, min(replicates, 500), seed) for name in scorable}
     return Evaluation(result, data, task, bands)
 
 
-def _give_width(result: dict[str, Any], data: Aligned, called: NDArray[np.int64]) -> None:
+def _give_width(result: dict[str, Any], data: Aligned, task: Task) -> None:
     """Put intervals of a bounded width in place of the bootstrap's where a score is 0 or 1, in `result`."""
-    tasks = [task for task in result["tasks"].values() if task["auc"] is not None]
-    for task in tasks:
-        if task["auc"] in (0, 1):
-            task["auc_ci"] = list(newcombe_interval(task["auc"], task["positives"], task["negatives"]))
-        if task["average_precision"] == 1:
-            task["average_precision_ci"] = result["mean_average_precision_ci"] = None
+    everything = np.ones(len(data.classes), bool)
+    entries = {name: entry for name, entry in result["tasks"].items() if entry["auc"] is not None}
+    for name, entry in entries.items():
+        labels = data.task_labels(task, name)
+        positives, negatives = data.units(labels), data.units(~labels)
+        if entry["auc"] in (0, 1):
+            entry["auc_ci"] = list(newcombe_interval(entry["auc"], positives, negatives))
+        if entry["average_precision"] == 1:
+            entry["average_precision_ci"] = result["mean_average_precision_ci"] = None
         for key, count in (
-            ("accuracy", result["images"]),
-            ("sensitivity", task["positives"]),
-            ("specificity", task["negatives"]),
+            ("accuracy", data.units(everything)),
+            ("sensitivity", positives),
+            ("specificity", negatives),
         ):
-            if task[key] in (0, 1):
-                task[f"{key}_ci"] = list(wilson_interval(round(task[key]) * count, count))
-        for entry in task["specificity_at_sensitivity"].values():
-            if entry["value"] in (0, 1):
-                entry["ci"] = list(wilson_interval(round(entry["value"]) * task["negatives"], task["negatives"]))
-    if result["mean_auc"] is not None and any(task["auc"] in (0, 1) for task in tasks):
+            if entry[key] in (0, 1):
+                entry[f"{key}_ci"] = list(wilson_interval(round(entry[key]) * count, count))
+        for at in entry["specificity_at_sensitivity"].values():
+            if at["value"] in (0, 1):
+                at["ci"] = list(wilson_interval(round(at["value"]) * negatives, negatives))
+    if result["mean_auc"] is not None and any(entry["auc"] in (0, 1) for entry in entries.values()):
         # The classes are of the same images: half-widths add, however the AUCs hang together.
-        result["mean_auc_ci"] = np.mean([task["auc_ci"] for task in tasks], axis=0).tolist()
+        result["mean_auc_ci"] = np.mean([entry["auc_ci"] for entry in entries.values()], axis=0).tolist()
     if "multiclass" in result:
-        entry, count = result["multiclass"], result["images"]
+        entry, count = result["multiclass"], data.units(everything)
         if entry["accuracy"] in (0, 1):
             entry["accuracy_ci"] = list(wilson_interval(round(entry["accuracy"]) * count, count))
-        if entry["balanced_accuracy"] in (0, 1):
-            right = called == data.classes
-            recalls = [wilson_interval(int(right[own].sum()), int(own.sum())) for own in _members(data.classes)]
+        if entry["balanced_accuracy"] in (0, 1):  # then every recall is that too
+            counts = [data.units(own) for own in _members(data.classes)]
+            recalls = [wilson_interval(round(entry["balanced_accuracy"]) * count, count) for count in counts]
             entry["balanced_accuracy_ci"] = np.mean(recalls, axis=0).tolist()
 
 
