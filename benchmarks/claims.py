@@ -6,15 +6,16 @@ import statistics
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from outcome import Outcome, auc_name
 from plots import trajectories
-from scoring import Difference, VariantScores
+from scoring import Difference, Interval, VariantScores
 from sections import cell, counted, verdict
 
 import pesi
 from pesi.errors import PesiError
+from pesi.predict.tables import ISIC2017_COLUMNS
 
 _LEGEND = (
     "Marks: [S] read in a public source; [V] computed from the authors' published predictions; [M] as remembered from "
@@ -34,9 +35,40 @@ def read_published(path: Path) -> dict[str, Any]:
         raise PesiError(f"{path} cannot be read: {error}.", "Restore it from the repository.") from error
 
 
-def published_table(
-    published: Mapping[str, Any], results: Sequence[tuple[Outcome, Mapping[str, VariantScores | None]]]
-) -> str:
+class OurRow(NamedTuple):
+    """A model of ours beside the published ones."""
+
+    model: str
+    where: str
+    averaged: Mapping[str, Interval]
+    points: Mapping[str, tuple[float, float, float]]
+
+
+def our_rows(outcome: Outcome, scores: Mapping[str, VariantScores | None]) -> list[OurRow]:
+    """A table's variants, where they are scored as ISIC 2017 asks."""
+    if outcome.columns != ISIC2017_COLUMNS:
+        return []
+    rows = []
+    for variant in outcome.own:
+        s = scores[variant]
+        if s is not None:
+            model = f"{outcome.table.path.stem} {variant}, {counted(len(s.block.seeds), 'seed')} averaged"
+            where = held_out(s.block.splits, len(outcome.table.splits), s.images)
+            rows.append(OurRow(model, where, s.averaged, s.points))
+    return rows
+
+
+def held_out(splits: Sequence[str], wanted: int, images: int) -> str:
+    """Which images a score is over."""
+    if tuple(splits) == ("official",):
+        return f"validation, {images} images"
+    done = len(splits)
+    return (
+        f"{f'{done}-fold cross-validation' if done == wanted else f'{done} of {wanted} folds so far'}, {images} images"
+    )
+
+
+def published_table(published: Mapping[str, Any], ours: Sequence[OurRow]) -> str:
     """Others' results on the test images, and beneath them ours by cross-validation or on the validation images."""
     point = "ACC / SEN / SPE"
     lines = [
@@ -47,23 +79,11 @@ def published_table(
     lines += [
         f"| {row['model']} | test | " + " | ".join(row.get(key, "") for key in keys) + " |" for row in published["rows"]
     ]
-    for outcome, scores in results:
-        if outcome.columns != ("melanoma", "seborrheic_keratosis"):
-            continue
-        for variant in outcome.own:
-            s = scores[variant]
-            if s is None:
-                continue
-            done, wanted = len(s.block.splits), len(outcome.table.splits)
-            held_out = f"{done}-fold cross-validation" if done == wanted else f"{done} of {wanted} folds so far"
-            where = f"{'validation' if s.block.splits == ('official',) else held_out}, {s.images} images"
-            cells = [
-                text
-                for name in outcome.columns
-                for text in (cell(s.averaged[auc_name(name)]), " / ".join(f"{value:.3f}" for value in s.points[name]))
-            ]
-            model = f"**ours**: {outcome.table.path.stem} {variant}, {counted(len(s.block.seeds), 'seed')} averaged"
-            lines.append(f"| {model} | {where} | " + " | ".join(cells) + f" | {cell(s.averaged['mean AUC'])} |")
+    for row in ours:
+        cells = [f"**ours**: {row.model}", row.where]
+        for name in ISIC2017_COLUMNS:
+            cells += [cell(row.averaged[auc_name(name)]), " / ".join(f"{value:.3f}" for value in row.points[name])]
+        lines.append(f"| {' | '.join(cells)} | {cell(row.averaged['mean AUC'])} |")
     note = (
         "Our rows are not on the test images, whose labels are held apart: they are out-of-fold predictions of the "
         "train and validation images, or predictions of the validation images, which are easier than the test images. "

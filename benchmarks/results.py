@@ -13,10 +13,10 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 from answers import answers_table
-from claims import claims_table, published_table, read_published
+from claims import OurRow, claims_table, held_out, our_rows, published_table, read_published
+from ensembles import EnsembleResult, ensemble_result, ensemble_table, read_ensembles
 from outcome import Outcome, read_outcome
 from plots import difference_figure, learning_figure, trajectories, trajectory_figure
 from rows import Table, load_table
@@ -31,6 +31,7 @@ from sections import (
     progress,
     score_table,
 )
+from submissions import repository_path, write_ensemble_predictions, write_test_predictions
 
 import pesi
 from pesi.data.readers import read_dataset
@@ -42,6 +43,10 @@ from pesi.predict.segmenter_bundle import read_segmenter_config
 from pesi.predict.tables import ISIC2017_COLUMNS, read_prediction_table
 
 HERE = Path(__file__).resolve().parent
+_ENSEMBLES = (
+    "`benchmarks/isic2017/ensembles.toml`. The members' held-out probabilities, averaged. The best member was "
+    "chosen on the same images, so the gain over it is not flattered."
+)
 
 
 class TableResult(NamedTuple):
@@ -89,7 +94,7 @@ def _labels(table: Table, data: list[pd.DataFrame]) -> pd.DataFrame:
 def section(result: TableResult, figures: Path, page: Path) -> str:
     """The section of a table with finished rows; its figures are written."""
     outcome = result.outcome
-    parts = [f"## {outcome.table.title}", f"`{_shown(outcome.table.path)}`"]
+    parts = [f"## {outcome.table.title}", f"`{repository_path(outcome.table.path)}`"]
     stem = outcome.table.name.replace("/", "-")
     parts += [progress(outcome), score_table(outcome, result.scores)]
     if result.differences:
@@ -131,38 +136,6 @@ def _figure(path: Path, svg: str, page: Path) -> str:
     return f"![{path.stem}]({path.relative_to(page.parent).as_posix()})"
 
 
-def _shown(path: Path) -> str:
-    """A path as the page shows it: from the project's folder, or only the name."""
-    path = path.resolve()
-    return path.relative_to(HERE.parent).as_posix() if path.is_relative_to(HERE.parent) else path.name
-
-
-def write_test_predictions(result: TableResult, folder: Path) -> list[str]:
-    """Write the test predictions of each variant, averaged over the fold models and seeds, in the official format.
-
-    Returns:
-        A line for each file.
-    """
-    lines = []
-    outcome = result.outcome
-    if outcome.columns != ISIC2017_COLUMNS:
-        return []
-    for variant in outcome.own:
-        files = [outcome.table.files(row.row).test for row in outcome.finished[variant].values()]
-        tables = [read_prediction_table(file).set_index("image_id") for file in sorted(files) if file.is_file()]
-        if not tables:
-            continue
-        if any(set(table.index) != set(tables[0].index) for table in tables):
-            raise PesiError(f"{outcome.table.name}, {variant}: rows predict different test images.", "Run them again.")
-        ids = sorted(tables[0].index)
-        values = np.mean([table.loc[ids, list(ISIC2017_COLUMNS)].to_numpy() for table in tables], axis=0)
-        mean = pd.DataFrame(values, index=pd.Index(ids, name="image_id"), columns=list(ISIC2017_COLUMNS))
-        path = folder / f"{outcome.table.path.stem}-{variant}.csv"
-        write_text(path, mean.to_csv(float_format="%.6f"))
-        lines.append(f"- `{_shown(path)}`: {counted(len(mean), 'image')}, {counted(len(tables), 'network')} averaged")
-    return lines
-
-
 def shipped_sections() -> list[str]:
     """What comes with the package, as measured when it was made; nothing where nothing ships."""
     folders = sorted(path.parent for path in (Path(pesi.__file__).parent / "bundles").glob("*/config.json"))
@@ -178,8 +151,17 @@ def shipped_sections() -> list[str]:
     return ["## What ships", *parts] if parts else []
 
 
-def page_text(results: list[TableResult], published: Path, figures: Path, page: Path, predictions: Path, n: int) -> str:
+def page_text(
+    results: list[TableResult],
+    published: Path,
+    figures: Path,
+    page: Path,
+    predictions: Path,
+    n: int,
+    ensembles: list[EnsembleResult] | None = None,
+) -> str:
     """The whole page; figures and prediction files are written."""
+    ensembles = ensembles or []
     source = read_published(published)
     ranked = [result for result in results if result.outcome.table.ranked]
     differences = [d for result in results for d in result.differences]
@@ -205,14 +187,18 @@ def page_text(results: list[TableResult], published: Path, figures: Path, page: 
         "scores are averaged. A difference is called *shown* only if the intervals of both, seeds averaged and one "
         "network, exclude zero.",
         "## Published and ours",
-        published_table(source, [(r.outcome, r.scores) for r in ranked]),
+        published_table(
+            source, [row for r in ranked for row in our_rows(r.outcome, r.scores)] + ensemble_rows(ensembles)
+        ),
         *shipped_sections(),
         *(section(result, figures, page) for result in results if not result.empty),
+        *(["## Ensembles", _ENSEMBLES, ensemble_table(ensembles)] if ensembles else []),
         "## Claimed and measured",
         claims_table(source, [(r.outcome, r.scores, r.differences) for r in results]),
     ]
-    files = [line for result in ranked for line in write_test_predictions(result, predictions)]
-    waiting = [f"- {r.outcome.table.title}: `{_shown(r.outcome.table.path)}`" for r in results if r.empty]
+    files = [line for result in ranked for line in write_test_predictions(result.outcome, predictions)]
+    files += write_ensemble_predictions(ensembles, predictions)
+    waiting = [f"- {r.outcome.table.title}: `{repository_path(r.outcome.table.path)}`" for r in results if r.empty]
     if waiting:
         parts += [
             "## Not trained yet",
@@ -226,6 +212,18 @@ def page_text(results: list[TableResult], published: Path, figures: Path, page: 
             "\n".join(files),
         ]
     return "\n\n".join(parts) + "\n"
+
+
+def ensemble_rows(ensembles: list[EnsembleResult]) -> list[OurRow]:
+    """The ensembles beside the published models."""
+    rows = []
+    for ensemble in ensembles:
+        outcome = ensemble.members[0][0]
+        if outcome.columns == ISIC2017_COLUMNS:
+            where = held_out(ensemble.splits, len(outcome.table.splits), ensemble.images)
+            model = f"ensemble {ensemble.name}, {counted(ensemble.networks, 'network')}"
+            rows.append(OurRow(model, where, ensemble.averaged, ensemble.points))
+    return rows
 
 
 def all_tables() -> list[Path]:
@@ -255,6 +253,13 @@ def main() -> int:
             print(
                 f"{results[-1].outcome.table.name}: {counted(len(results[-1].differences), 'comparison')}", flush=True
             )
+        members = read_ensembles(
+            HERE / "isic2017" / "ensembles.toml", {r.outcome.table.name: r.outcome for r in results}
+        )
+        found = (
+            ensemble_result(name, of, replicates=options.replicates, seed=options.seed) for name, of in members.items()
+        )
+        ensembles = [result for result in found if result is not None]
         figures = options.out.parent / options.out.stem
         text = page_text(
             results,
@@ -263,6 +268,7 @@ def main() -> int:
             options.out,
             options.predictions,
             options.replicates,
+            ensembles,
         )
         write_text(options.out, text)
         print(f"Written: {options.out}")

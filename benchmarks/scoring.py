@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from outcome import Block, Outcome
+from outcome import Block, Outcome, Pooled
 
 from pesi.errors import PesiError
 from pesi.evaluate import metrics
@@ -43,19 +43,7 @@ def variant_scores(outcome: Outcome, variant: str, *, replicates: int, seed: int
         return None
     pooled = outcome.pooled(variant, block)
     ones = np.ones((1, len(pooled.classes)))
-    averaged = pooled.averaged
-    point = outcome.measures(pooled, averaged, ones)
-    draws = bootstrap(
-        lambda weights: outcome.measures(pooled, averaged, weights),
-        pooled.classes,
-        replicates=replicates,
-        rng=np.random.default_rng(seed),
-        groups=pooled.groups,
-    )
-    points = {}
-    for k, name in enumerate(outcome.columns if outcome.few else ()):
-        values = metrics.binary_scores(outcome.labels(pooled, name), averaged[:, k])
-        points[name] = tuple(float(values[key][0]) for key in ("accuracy", "sensitivity", "specificity"))
+    averaged, points = scored(outcome, pooled, pooled.averaged, replicates=replicates, seed=seed)
     within = [
         float(outcome.headline_value(pooled, one, (pooled.folds == fold)[None].astype(float))[0])
         for one in pooled.scores
@@ -64,11 +52,36 @@ def variant_scores(outcome: Outcome, variant: str, *, replicates: int, seed: int
     return VariantScores(
         block,
         len(pooled.classes),
-        {name: (float(point[name][0]), *percentile_interval(values)) for name, values in draws.items()},
+        averaged,
         {s: float(outcome.headline_value(pooled, pooled.scores[i], ones)[0]) for i, s in enumerate(block.seeds)},
         float(np.mean(within)),
-        points,  # type: ignore[arg-type]
+        points,
     )
+
+
+def scored(
+    outcome: Outcome, pooled: Pooled, scores: Floats, *, replicates: int, seed: int
+) -> tuple[dict[str, Interval], dict[str, tuple[float, float, float]]]:
+    """Scores of probabilities (N, K) of a block's images.
+
+    Returns:
+        Measure -> value and 95 % interval; class name -> accuracy, sensitivity and specificity at 0.5, where the
+        classes are few.
+    """
+    point = outcome.measures(pooled, scores, np.ones((1, len(pooled.classes))))
+    draws = bootstrap(
+        lambda weights: outcome.measures(pooled, scores, weights),
+        pooled.classes,
+        replicates=replicates,
+        rng=np.random.default_rng(seed),
+        groups=pooled.groups,
+    )
+    points = {}
+    for k, name in enumerate(outcome.columns if outcome.few else ()):
+        values = metrics.binary_scores(outcome.labels(pooled, name), scores[:, k])
+        accuracy, sensitivity, specificity = (float(values[n][0]) for n in ("accuracy", "sensitivity", "specificity"))
+        points[name] = (accuracy, sensitivity, specificity)
+    return {name: (float(point[name][0]), *percentile_interval(values)) for name, values in draws.items()}, points
 
 
 @dataclass(frozen=True)
