@@ -11,7 +11,7 @@ from torch.nn import functional
 
 import pesi
 from pesi.taxonomy import TASKS
-from pesi.train.module import LesionLoss, LesionModule, attention_mask_loss, class_weights
+from pesi.train.module import LesionLoss, LesionModule, attention_mask_loss, class_offsets, class_weights
 from pesi.train.recipe import load_recipe
 
 TASK = TASKS["isic2017"]
@@ -48,6 +48,32 @@ def test_multiclass_loss_is_torchs_cross_entropy():
     mixed = functional.cross_entropy(logits, classes) * 0.3 + functional.cross_entropy(logits, partner) * 0.7
     plain = LesionLoss(np.ones(3), TASK, head="multiclass", label_smoothing=0.0)
     torch.testing.assert_close(plain(logits, classes, partner, 0.3), mixed)
+
+
+def test_logit_adjustment_learns_balanced_probabilities():
+    """Of a picture that is the same in all classes only the shares can be learned.
+
+    The adjusted loss is least where the network says that all classes are alike, the plain one where it says the shares.
+    """
+    classes = np.array([0] * 10 + [1] * 30 + [2] * 60)
+    shares = np.array([0.1, 0.3, 0.6])
+    np.testing.assert_allclose(class_offsets(classes, 3, 1.0), np.log(shares))
+    np.testing.assert_allclose(class_offsets(classes, 3, 0.5), np.log(shares) / 2)
+    assert np.isfinite(class_offsets(classes, 4, 1.0)).all()
+    for strength, expected in ((0.0, shares), (0.5, shares**0.5 / (shares**0.5).sum()), (1.0, np.full(3, 1 / 3))):
+        offsets = class_offsets(classes, 3, strength)
+        loss = LesionLoss(np.ones(3), TASK, head="multiclass", label_smoothing=0.0, offsets=offsets)
+        logits = torch.zeros(3, requires_grad=True)
+        optimizer = torch.optim.LBFGS([logits], max_iter=100)
+
+        def closure(optimizer=optimizer, loss=loss, logits=logits):
+            optimizer.zero_grad()
+            value = loss(logits.expand(100, 3), torch.from_numpy(classes))
+            value.backward()
+            return value
+
+        optimizer.step(closure)
+        np.testing.assert_allclose(logits.detach().softmax(0), expected, atol=1e-3)
 
 
 def test_multilabel_loss_is_torchs_binary_cross_entropy():

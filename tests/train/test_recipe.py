@@ -74,6 +74,11 @@ def test_auto_precision_is_resolved():
     assert Recipe(name="x", precision="32").resolved().precision == "32"
 
 
+def test_logit_adjustment_is_of_softmax():
+    with pytest.raises(RecipeError, match="logit_adjustment"):
+        load_recipe("pesi50", ["loss.logit_adjustment=1", "loss.head=multilabel"])
+
+
 @pytest.mark.parametrize(
     "overrides",
     [

@@ -30,6 +30,17 @@ def class_weights(classes: NDArray[np.int64], count: int, mode: str) -> NDArray[
     return weights
 
 
+def class_offsets(classes: NDArray[np.int64], count: int, strength: float) -> NDArray[np.float64]:
+    """What logit adjustment adds to the logits in the loss, (K,): strength times the log of the class's share.
+
+    Trained with strength 1 the network's own probabilities are those of equally frequent classes (Menon et al., ICLR
+    2021, arXiv 2007.07314). A class without images counts as having one.
+    """
+    frequency = np.maximum(np.bincount(classes, minlength=count), 1)
+    offsets: NDArray[np.float64] = strength * np.log(frequency / frequency.sum())
+    return offsets
+
+
 class LesionLoss(nn.Module):
     """Cross-entropy on soft targets, softmax (`multiclass`) or sigmoid (`multilabel`).
 
@@ -38,13 +49,25 @@ class LesionLoss(nn.Module):
         task: The task.
         head: `multiclass` or `multilabel`.
         label_smoothing: Share of the target spread over all outputs (multiclass) or drawn to 1/2 (multilabel).
+        offsets: Added to the logits of `multiclass`, (K,); None: nothing.
     """
 
     weights: Tensor
+    offsets: Tensor
 
-    def __init__(self, weights: NDArray[np.float64], task: Task, *, head: str, label_smoothing: float) -> None:
+    def __init__(
+        self,
+        weights: NDArray[np.float64],
+        task: Task,
+        *,
+        head: str,
+        label_smoothing: float,
+        offsets: NDArray[np.float64] | None = None,
+    ) -> None:
         super().__init__()
+        offsets = np.zeros(len(task.classes)) if offsets is None else offsets
         self.register_buffer("weights", torch.tensor(weights, dtype=torch.float32), persistent=False)
+        self.register_buffer("offsets", torch.tensor(offsets, dtype=torch.float32), persistent=False)
         self.task, self.head, self.label_smoothing = task, head, label_smoothing
 
     def forward(self, logits: Tensor, classes: Tensor, partner: Tensor | None = None, share: float = 1.0) -> Tensor:
@@ -58,7 +81,7 @@ class LesionLoss(nn.Module):
         targets, outputs = targets_of(classes, self.task, self.head), logits.shape[1]
         if self.head == "multiclass":
             targets = targets * (1 - self.label_smoothing) + self.label_smoothing / outputs
-            each = -(targets * logits.float().log_softmax(1)).sum(1)
+            each = -(targets * (logits.float() + self.offsets).log_softmax(1)).sum(1)
         else:
             targets = targets * (1 - self.label_smoothing) + self.label_smoothing / 2
             each = nn.functional.binary_cross_entropy_with_logits(logits.float(), targets, reduction="none").mean(1)
@@ -93,14 +116,23 @@ class LesionModule(L.LightningModule):
         task: What its outputs mean.
         weights: Class weights of the loss, (K,).
         steps_per_epoch: Optimiser steps an epoch, for the schedule.
+        offsets: What the loss adds to the logits, (K,); None: nothing.
     """
 
     def __init__(
-        self, network: PesiCNN, recipe: Recipe, task: Task, weights: NDArray[np.float64], *, steps_per_epoch: int
+        self,
+        network: PesiCNN,
+        recipe: Recipe,
+        task: Task,
+        weights: NDArray[np.float64],
+        *,
+        steps_per_epoch: int,
+        offsets: NDArray[np.float64] | None = None,
     ) -> None:
         super().__init__()
         self.network, self.recipe, self.task = network, recipe, task
-        self.loss = LesionLoss(weights, task, head=recipe.loss.head, label_smoothing=recipe.loss.label_smoothing)
+        smoothing = recipe.loss.label_smoothing
+        self.loss = LesionLoss(weights, task, head=recipe.loss.head, label_smoothing=smoothing, offsets=offsets)
         self.steps_per_epoch = steps_per_epoch
         self._seen: list[tuple[Tensor, Tensor, Tensor]] = []
         self._sample: Tensor | None = None

@@ -74,6 +74,7 @@ class Loss(_Section):
     head: Literal["multiclass", "multilabel"] = "multiclass"
     class_weight: Literal["none", "sqrt", "balanced"] = "none"
     sampler: Literal["shuffle", "sqrt", "balanced"] = "shuffle"
+    logit_adjustment: float = Field(0.0, ge=0)  # 1: probabilities as of equally frequent classes; multiclass only
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     mixup: float = Field(0.0, ge=0)  # alpha of the Beta distribution; 0: off
     cutmix: float = Field(0.0, ge=0)  # the same of CutMix; with both, each batch takes one of them by chance
@@ -133,6 +134,8 @@ class Recipe(_Section):
             raise ValueError(f"unknown views {self.views!r}; choose one of: {', '.join(VIEWS)}")
         if self.loss.attention_mask and (self.picture.regions != ("image",) or not has_map(self.network.attention)):
             raise ValueError('loss.attention_mask needs picture.regions = ["image"] and an attention that has a map')
+        if self.loss.logit_adjustment and self.loss.head != "multiclass":
+            raise ValueError('loss.logit_adjustment needs loss.head = "multiclass"')
         if self.loss.attention_mask and (self.loss.mixup or self.loss.cutmix):
             raise ValueError("loss.attention_mask and mixup or cutmix do not go together: a mixture has no mask")
         return self

@@ -30,7 +30,7 @@ from pesi.train.dataset import class_indices, output_names
 from pesi.train.environment import environment
 from pesi.train.finish import finish_run
 from pesi.train.loaders import read_masks, read_squares, training_loader, validation_loader
-from pesi.train.module import LesionModule, class_weights
+from pesi.train.module import LesionModule, class_offsets, class_weights
 from pesi.train.recipe import Recipe, load_recipe
 from pesi.train.trainer import Say, make_trainer, prepare, start_from, weights_file
 
@@ -184,6 +184,7 @@ def run_training(
         task,
         class_weights(classes["train"], len(task.classes), recipe.loss.class_weight),
         steps_per_epoch=-(-batches // recipe.accumulate),
+        offsets=class_offsets(classes["train"], len(task.classes), recipe.loss.logit_adjustment),
     )
     module.to(memory_format=torch.channels_last)
     if recipe.patience:
