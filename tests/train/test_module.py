@@ -53,7 +53,7 @@ def test_multiclass_loss_is_torchs_cross_entropy():
 def test_logit_adjustment_learns_balanced_probabilities():
     """Of a picture that is the same in all classes only the shares can be learned.
 
-    The adjusted loss is least where the network says that all classes are alike, the plain one where it says the shares.
+    The adjusted loss is least where the network calls all classes alike, the plain one where it says the shares.
     """
     classes = np.array([0] * 10 + [1] * 30 + [2] * 60)
     shares = np.array([0.1, 0.3, 0.6])
