@@ -70,6 +70,17 @@ def test_views_are_averaged(classifier, spots):
         classifier.predict(spots["path"].iloc[0], views="none")
 
 
+def test_many_views_take_several_passes(classifier, spots):
+    """More pictures than go through the network at once: each image has its own answer still."""
+    squares = [classifier.squares(path) for path in spots["path"].iloc[:5]]
+    together = classifier.outputs(squares, "flips4")
+    assert together.logits.shape[:2] == (5, 4)
+    for number, one in enumerate(squares):
+        alone = classifier.outputs([one], "flips4")
+        np.testing.assert_allclose(together.logits[number], alone.logits[0], atol=1e-4)
+        np.testing.assert_allclose(together.features[number], alone.features[0], atol=1e-4)
+
+
 def test_views_cut_what_they_say():
     square = np.arange(100 * 100 * 3, dtype=np.int64).reshape(100, 100, 3).astype(np.uint8)
     for views in VIEWS.values():
