@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
+from ages import ages_table
 from answers import answers_table
 from claims import OurRow, claims_table, held_out, our_rows, published_table, read_published
 from ensembles import EnsembleResult, ensemble_result, ensemble_table, read_ensembles
@@ -111,6 +112,9 @@ def section(result: TableResult, figures: Path, page: Path) -> str:
         parts.append(_figure(figures / f"{stem}-attention.svg", trajectory_figure(attended), page))
     if outcome.table.answers:
         parts += ["**Believing its probabilities**", answers_table(outcome, result.replicates)]
+    if outcome.table.ages:
+        told = ages_table(outcome, outcome.table.ages, replicates=result.replicates, seed=result.seed)
+        parts += ["**What the patient's age would add**", told] if told else []
     parts += ["**Training cost**", cost_table(outcome)]
     return "\n\n".join(part for part in parts if part)
 

@@ -19,7 +19,8 @@ from pesi.taxonomy import task_of
 from pesi.train.recipe import Recipe, load_recipe
 
 _NEEDED = ("title", "recipe", "splits", "seeds", "variants")
-_KEYS = {*_NEEDED, "set", "folds", "fold_count", "group_folds", "find_duplicates", "reference", "answers", "ranked"}
+_OF_THE_FOLDS = ("folds", "fold_count", "group_folds", "find_duplicates")
+_KEYS = {*_NEEDED, *_OF_THE_FOLDS, "set", "reference", "answers", "ages", "ranked"}
 _OF_A_VARIANT = {"set", "share", "relatives", "network_of"}
 _LOOKS = ("views", "predict_regions")  # of a recipe: what changes no training
 _SPLIT = re.compile(r"official|fold\d+")
@@ -98,6 +99,7 @@ class Table:
         folds: The fold list, and how it is made where there is none.
         reference: A table whose first variant is the reference instead of this one's.
         answers: Whether the page tells how far the probabilities can be believed.
+        ages: The variant of which the page tells what the patient's age would add; "" none.
         ranked: Whether its variants are models of their own, which stand beside the published ones and predict the test
             images, and not steps of a search.
     """
@@ -111,6 +113,7 @@ class Table:
     folds: Folds
     reference: Path | None = None
     answers: bool = False
+    ages: str = ""
     ranked: bool = True
 
     @property
@@ -243,8 +246,11 @@ def load_table(path: str | Path) -> Table:
         ),
         path.parent / values["reference"] if "reference" in values else None,
         bool(values.get("answers", False)),
+        str(values.get("ages", "")),
         bool(values.get("ranked", True)),
     )
+    if table.ages and table.ages not in variants:
+        raise PesiError(f"{path}: ages names {table.ages!r}, which is no variant.", f"Variants: {', '.join(variants)}.")
     names = [row.name for row in table.rows()]
     if len(set(names)) < len(names):
         raise PesiError(f"{path}: a split or seed stands twice.", "Name each once.")
