@@ -44,7 +44,7 @@ def test_age_counts_fully_where_the_image_tells_another_thing():
     rows = np.arange(len(classes))
     assert np.log(after[rows, classes]).mean() > np.log(before[rows, classes]).mean() + 0.05
     alone, _ = cross_fitted_ages(before, rng.permutation(ages), classes, folds)  # ages that tell nothing
-    np.testing.assert_allclose(alone, before, atol=0.02)
+    np.testing.assert_allclose(alone, before, atol=0.05)
 
 
 def test_the_table_tells_whose_melanomas_are_found(
