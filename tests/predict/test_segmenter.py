@@ -139,6 +139,23 @@ def test_one_and_many_agree():
         segmenter.segment_many([with_spot(50, 60, 9)])
 
 
+def test_a_picture_asked_for_again_is_not_looked_at_again(monkeypatch):
+    """The quality gate and the lesion's crop ask in turn. A picture that was changed is another one."""
+    segmenter, picture = dark_segmenter(), with_spot(96, 96, 20)
+    looked_at: list[int] = []
+    look = segmenter.probabilities
+    monkeypatch.setattr(segmenter, "probabilities", lambda squares: looked_at.append(len(squares)) or look(squares))
+    first = segmenter.segment(picture)
+    first.probability[:] = 0
+    again = segmenter.segment(picture.copy())
+    assert len(looked_at) == 1
+    np.testing.assert_array_equal(again.mask, dark_segmenter().segment(picture).mask)
+    np.testing.assert_array_equal(again.probability, dark_segmenter().segment(picture).probability)
+    picture[:] = picture[0, 0]
+    assert not segmenter.segment(picture).found
+    assert len(looked_at) == 2
+
+
 @pytest.mark.parametrize(
     "image", [np.zeros((9, 9), np.uint8), np.zeros((9, 9, 4), np.uint8), np.zeros((9, 9, 3)), np.zeros((0, 9, 3), "u1")]
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 
@@ -90,6 +91,7 @@ class LesionSegmenter:
         self.config = config
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.network = network.eval().to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._latest: tuple[bytes, NDArray[np.float32]] | None = None  # a picture, and what the network said of it
 
     @classmethod
     def load(cls, folder: str | Path, *, device: str | None = None) -> LesionSegmenter:
@@ -117,8 +119,15 @@ class LesionSegmenter:
         check_rgb(image)
         preprocess = self.config.preprocess
         square = fit_square(image, preprocess.source_size, preprocess.geometry)
-        probability = self.probabilities([square])[0]
+        probability = self._probability(square)
         return self._lesion(unfit_square(probability, image.shape[0], image.shape[1], preprocess.geometry))
+
+    def _probability(self, square: Image) -> NDArray[np.float32]:
+        """`probabilities` of one picture. The last are kept: the quality gate and the lesion's crop ask in turn."""
+        key, latest = square.tobytes(), self._latest
+        if latest is None or latest[0] != key:
+            self._latest = latest = key, self.probabilities([square])[0]
+        return latest[1]
 
     def find(self, image: Image) -> Mask | None:
         """The lesion's mask (H, W) in one image, None where none is found."""
@@ -187,4 +196,10 @@ def shipped_segmenter(*, device: str | None = None) -> LesionSegmenter:
             "This version of pesi-cnn ships no lesion segmenter.",
             "Name one (--bundle RUN/bundle), or train it: pesi segmenter train segmenter-lite0 --data DIR",
         )
+    return _loaded(folder, device)
+
+
+@lru_cache(maxsize=2)
+def _loaded(folder: Path, device: str | None) -> LesionSegmenter:
+    """One for all who ask: a classifier needs it for the lesion's crop and for the quality gate."""
     return LesionSegmenter.load(folder, device=device)
