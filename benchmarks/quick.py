@@ -91,6 +91,8 @@ def quick(out: Path) -> Path:
         *("--out", page, "--predictions", out / "predictions", "--replicates", "200"),
     )
     run("attention_cost.py", "--batch", "1", "--repeats", "1")
+    run("depthwise.py", "--batch", "1", "--repeats", "1")
+    run("prediction.py", "--images", "2", "--width", "320")
     return page
 
 
