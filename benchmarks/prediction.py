@@ -2,7 +2,7 @@
 
     python benchmarks/prediction.py [--images 16] [--width 1022] [--threads 1]
 
-Prints a Markdown table of milliseconds an image: medians over synthetic JPEG files, one image at a time and all at once,
+Prints a Markdown table of milliseconds an image: medians over synthetic JPEG files, one at a time, and all at once,
 with memory kept as `pesi predict` keeps it.
 """
 
