@@ -110,8 +110,14 @@ def ensemble_result(name: str, members: Sequence[Member], *, replicates: int, se
     return EnsembleResult(name, tuple(members), splits, len(mean), networks, averaged, points, members[best], gain)
 
 
-def ensemble_table(results: Sequence[EnsembleResult]) -> str:
-    """All ensembles, each beside its best member."""
+def ensemble_tables(results: Sequence[EnsembleResult]) -> str:
+    """All ensembles, each beside its best member; a table for each set of classes."""
+    classes = dict.fromkeys(result.members[0][0].columns for result in results)
+    alike = [[r for r in results if r.members[0][0].columns == columns] for columns in classes]
+    return "\n\n".join(_ensemble_table(group) for group in alike)
+
+
+def _ensemble_table(results: Sequence[EnsembleResult]) -> str:
     outcome = results[0].members[0][0]
     measures = [auc_name(name) for name in outcome.columns] if outcome.few else [outcome.headline]
     measures = [*measures, "mean AUC"]

@@ -17,7 +17,7 @@ import pandas as pd
 from ages import ages_table
 from answers import answers_table
 from claims import OurRow, claims_table, held_out, our_rows, published_table, read_published
-from ensembles import EnsembleResult, ensemble_result, ensemble_table, read_ensembles
+from ensembles import EnsembleResult, ensemble_result, ensemble_tables, read_ensembles
 from outcome import Outcome, read_outcome
 from plots import difference_figure, learning_figure, trajectories, trajectory_figure
 from rows import Table, load_table
@@ -45,7 +45,7 @@ from pesi.predict.tables import ISIC2017_COLUMNS, read_prediction_table
 
 HERE = Path(__file__).resolve().parent
 _ENSEMBLES = (
-    "`benchmarks/isic2017/ensembles.toml`. The members' held-out probabilities, averaged. The best member was "
+    "`benchmarks/*/ensembles.toml`. The members' held-out probabilities, averaged. The best member was "
     "chosen on the same images, so the gain over it is not flattered."
 )
 
@@ -196,7 +196,7 @@ def page_text(
         ),
         *shipped_sections(),
         *(section(result, figures, page) for result in results if not result.empty),
-        *(["## Ensembles", _ENSEMBLES, ensemble_table(ensembles)] if ensembles else []),
+        *(["## Ensembles", _ENSEMBLES, ensemble_tables(ensembles)] if ensembles else []),
         "## Claimed and measured",
         claims_table(source, [(r.outcome, r.scores, r.differences) for r in results]),
     ]
@@ -257,12 +257,12 @@ def main() -> int:
             print(
                 f"{results[-1].outcome.table.name}: {counted(len(results[-1].differences), 'comparison')}", flush=True
             )
-        members = read_ensembles(
-            HERE / "isic2017" / "ensembles.toml", {r.outcome.table.name: r.outcome for r in results}
-        )
-        found = (
-            ensemble_result(name, of, replicates=options.replicates, seed=options.seed) for name, of in members.items()
-        )
+        outcomes = {r.outcome.table.name: r.outcome for r in results}
+        found = [
+            ensemble_result(name, members, replicates=options.replicates, seed=options.seed)
+            for path in sorted(HERE.glob("*/ensembles.toml"))
+            for name, members in read_ensembles(path, outcomes).items()
+        ]
         ensembles = [result for result in found if result is not None]
         figures = options.out.parent / options.out.stem
         text = page_text(

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import results
-from ensembles import ensemble_result, ensemble_table, read_ensembles
+from ensembles import ensemble_result, ensemble_tables, read_ensembles
 from outcome import read_outcome
 from rows import Table, load_table
 from sklearn.metrics import roc_auc_score
@@ -46,7 +47,7 @@ def test_an_ensemble_is_scored_on_what_all_members_held_out(
     best = max(mean_auc(none), mean_auc(spatial))
     assert result.gain.difference == pytest.approx(expected - best, abs=1e-12)
     assert result.best[1] == ("none" if best == mean_auc(none) else "spatial")
-    assert "made/table none<br>made/table spatial" in ensemble_table([result])
+    assert "made/table none<br>made/table spatial" in ensemble_tables([result])
 
     page = tmp_path / "docs" / "results.md"
     arguments = (
@@ -65,6 +66,24 @@ def test_an_ensemble_is_scored_on_what_all_members_held_out(
     other = pd.read_csv(folder / "spatial-s0-fold1-test.csv").set_index("image_id")
     wanted = ((members + other) / 2).loc[submission.index, list(NAMES[:2])]
     np.testing.assert_allclose(submission.to_numpy(), wanted.to_numpy(), atol=1e-6)
+
+
+def test_ensembles_of_other_classes_have_a_table_of_their_own(
+    table: Table, records: pd.DataFrame, fabricate: Fabricate
+) -> None:
+    for variant in ("none", "spatial"):
+        fabricate(variant, 0, "fold0")
+    outcome = read_outcome(table, None, records)
+    other = replace(outcome, task=replace(outcome.task, scored=("melanoma",)))
+    found = [
+        ensemble_result(f"of-{len(o.columns)}", [(o, "none"), (o, "spatial")], replicates=50, seed=0)
+        for o in (outcome, other, outcome)
+    ]
+    first, second = ensemble_tables([result for result in found if result is not None]).split("\n\n")
+    assert first.count("| of-2 |") == 2
+    assert "seborrheic" in first
+    assert second.count("| of-1 |") == 1
+    assert "seborrheic" not in second
 
 
 def test_members_without_a_common_fold_are_no_ensemble(
@@ -94,8 +113,9 @@ def test_an_ensemble_file_is_checked(table: Table, records: pd.DataFrame, tmp_pa
 
 
 def test_the_projects_ensembles_name_what_there_is() -> None:
-    path = BENCHMARKS / "isic2017" / "ensembles.toml"
-    named = {member for entry in tomllib.loads(path.read_text()).values() for member in entry["members"]}
+    files = [tomllib.loads(path.read_text()) for path in BENCHMARKS.glob("*/ensembles.toml")]
+    named = {member for entries in files for entry in entries.values() for member in entry["members"]}
+    assert len({name for entries in files for name in entries}) == sum(map(len, files))
     known = {f"{t.name} {variant}" for t in map(load_table, results.all_tables()) for variant in t.variants}
     assert named
     assert named <= known
