@@ -124,10 +124,12 @@ def _learning(result: TableResult, path: Path, page: Path) -> list[str]:
     outcome = result.outcome
     if all(variant.share == 1 for variant in outcome.table.variants.values()):
         return []
-    scores = result.scores
-    if outcome.reference not in scores:  # it is of another table
-        own = variant_scores(outcome, outcome.reference, replicates=result.replicates, seed=result.seed)
-        scores = {**scores, outcome.reference: own}
+    there = [variant for variant in (outcome.reference, *outcome.own) if outcome.finished[variant]]
+    block = outcome.block(*dict.fromkeys(there)) if there else None  # the same held-out images for all
+    scores = {
+        variant: variant_scores(outcome, variant, replicates=result.replicates, seed=result.seed, block=block)
+        for variant in there
+    }
     points = [(images, s.averaged[outcome.headline]) for images, s in learning_curve(outcome, scores)]
     if len(points) < 2:
         return []

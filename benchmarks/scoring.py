@@ -36,9 +36,11 @@ class VariantScores:
     points: dict[str, tuple[float, float, float]]
 
 
-def variant_scores(outcome: Outcome, variant: str, *, replicates: int, seed: int) -> VariantScores | None:
-    """Scores of a variant over its largest block; None where nothing is finished."""
-    block = outcome.block(variant)
+def variant_scores(
+    outcome: Outcome, variant: str, *, replicates: int, seed: int, block: Block | None = None
+) -> VariantScores | None:
+    """Scores of a variant over a block, its largest unless given; None where nothing is finished."""
+    block = outcome.block(variant) if block is None else block
     if not block:
         return None
     pooled = outcome.pooled(variant, block)
