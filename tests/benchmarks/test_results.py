@@ -168,6 +168,12 @@ def test_a_learning_curve_is_by_the_number_of_training_images(
     assert [line.split(" | ")[0] for line in curve[2:4]] == ["| 10", "| 40"]
     assert "made-table-learning.svg" in section
 
+    next(file for file in files if file.name.endswith("s0-fold1")).json.unlink()  # the same held-out images for all
+    result = results.table_result(table.path, [records], replicates=100, seed=0)
+    section = results.section(result, tmp_path / "figures", tmp_path / "page.md")
+    curve = section[section.index("**Learning curve**") :].splitlines()[2:]
+    assert all(line.endswith("| 2 folds (0, 1), 2 seeds (1, 2) |") for line in curve[2:4])
+
 
 def test_many_classes_are_compared_by_balanced_accuracy(
     table: Table, records: pd.DataFrame, fabricate: Fabricate
