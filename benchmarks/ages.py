@@ -18,8 +18,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import SplineTransformer
 
-from pesi.evaluate import metrics
-from pesi.evaluate.paired import paired_bootstrap
+from pesi.evaluate.paired import delong, paired_bootstrap
 from pesi.evaluate.subgroup_attributes import AGE_BANDS, MISSING
 from pesi.predict.conformal import Proportion
 
@@ -131,7 +130,7 @@ def _by_age(pooled: Pooled, before: Floats, after: Floats, ages: Floats, melanom
     called = [score >= np.quantile(score[labels], 1 - FOUND, method="lower") for score in scores]
     lines = [
         f"Melanoma, at the threshold that finds {FOUND:.0%} of all of them (chosen on these images), and the AUC among "
-        "patients of like age; from the image -> with the age too:",
+        "patients of like age with its difference (DeLong); from the image -> with the age too:",
         "",
         "| age | images, melanomas | sensitivity | specificity | AUC |",
         "|---|---|---|---|---|",
@@ -145,10 +144,11 @@ def _by_age(pooled: Pooled, before: Floats, after: Floats, ages: Floats, melanom
             continue
         found = [_share(call[sick]) for call in called]
         spared = [_share(~call[well]) for call in called]
-        area = ["-"]
+        area = "-"
         if sick.any() and well.any():
-            area = [f"{float(metrics.auc(metrics.curve(labels[inside], score[inside]))[0]):.3f}" for score in scores]
-        cells = [name, f"{inside.sum()}, {sick.sum()}", *(" -> ".join(pair) for pair in (found, spared, area))]
+            result = delong(labels[inside], scores[1][inside], scores[0][inside])
+            area = f"{result.b:.3f} -> {result.a:.3f}; {signed(result.difference, result.interval)}"
+        cells = [name, f"{inside.sum()}, {sick.sum()}", *(" -> ".join(pair) for pair in (found, spared)), area]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 import pesi
-from pesi.cli.app import keep_memory
+from pesi.cli.memory import keep_memory
 from pesi.data.synthetic.image import draw_parameters, render
 
 

@@ -124,8 +124,8 @@ def _learning(result: TableResult, path: Path, page: Path) -> list[str]:
     outcome = result.outcome
     if all(variant.share == 1 for variant in outcome.table.variants.values()):
         return []
-    there = [variant for variant in (outcome.reference, *outcome.own) if outcome.finished[variant]]
-    block = outcome.block(*dict.fromkeys(there)) if there else None  # the same held-out images for all
+    there = [variant for variant in dict.fromkeys((outcome.reference, *outcome.own)) if outcome.finished[variant]]
+    block = outcome.block(*there)  # the same held-out images for all
     scores = {
         variant: variant_scores(outcome, variant, replicates=result.replicates, seed=result.seed, block=block)
         for variant in there

@@ -25,9 +25,6 @@ from pesi.errors import PesiError
 HERE = Path(__file__).resolve().parent
 BUSY = 3  # train_row's exit status where another process has the row
 MOST_FAILURES = 3  # in a row; then it is not the rows' fault
-# Memory that a step gives back stays with the process: the next step needs as much, and asking the system for fresh
-# pages takes a sixth of a depthwise network's time.
-KEEP_MEMORY = "glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=8589934592"
 
 
 def run_table(table: Table, options: argparse.Namespace) -> int:
@@ -73,7 +70,7 @@ def _train(name: str, table: Table, work: Path, options: argparse.Namespace) -> 
     command += ["--threads", str(options.threads), "--workers", str(options.workers)]
     command += ["--pretrained", options.pretrained] if options.pretrained else []
     command += ["--keep-bundles"] if options.keep_bundles else []
-    environment = {"GLIBC_TUNABLES": KEEP_MEMORY, **os.environ, "OMP_NUM_THREADS": str(options.threads)}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
     process = subprocess.Popen(command, env=environment)
     try:
         return process.wait()

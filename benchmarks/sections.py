@@ -92,10 +92,11 @@ def learning_curve(outcome: Outcome, scores: Mapping[str, VariantScores | None])
     """(mean number of training images, scores) of the variants that train on a share, and of the reference."""
     points = []
     for variant, s in scores.items():
-        rows = list(outcome.finished[variant].values())
-        shares = {row.row.settings.share for row in rows}
+        rows = outcome.finished[variant]
+        shares = {row.row.settings.share for row in rows.values()}
         if s is not None and (variant == outcome.reference or shares != {1.0}):
-            points.append((round(statistics.mean(row.content["splits"]["train"]["count"] for row in rows)), s))
+            counted_in = [rows[seed, split] for seed in s.block.seeds for split in s.block.splits]
+            points.append((round(statistics.mean(row.content["splits"]["train"]["count"] for row in counted_in)), s))
     return sorted(points, key=lambda point: point[0])
 
 

@@ -28,6 +28,7 @@ from pool import file_sha256, saved_folds, split_records
 from rows import Row, Table, load_table
 from sklearn.metrics import roc_auc_score
 
+from pesi.cli.memory import keep_memory
 from pesi.data.readers import read_dataset
 from pesi.data.splits import id_lists
 from pesi.errors import ImageError, PesiError
@@ -252,6 +253,7 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--keep-bundles", action="store_true")
     options = parser.parse_args()
+    keep_memory()
     warnings.filterwarnings("ignore", message=".*logging interval.*")  # a short epoch is no mistake here
     try:
         table = load_table(options.table)

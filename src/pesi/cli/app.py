@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import sys
 from typing import Annotated
@@ -17,6 +16,7 @@ from pesi.cli.demo import demo
 from pesi.cli.describe import describe
 from pesi.cli.evaluate import compare, evaluate
 from pesi.cli.explain import explain
+from pesi.cli.memory import keep_memory
 from pesi.cli.predict import predict
 from pesi.cli.recipes import recipes
 from pesi.cli.segmenter import segment, segmenter_app
@@ -75,20 +75,3 @@ def main() -> None:
     except KeyboardInterrupt:
         print("pesi: stopped.", file=sys.stderr)
         sys.exit(130)
-
-
-def keep_memory() -> None:
-    """Have the C library keep what is freed, up to 2 GiB: a network's buffers come and go with every layer.
-
-    Handed back to the system each time and mapped anew, they can cost as much as the arithmetic. For glibc (malloc's
-    `M_MMAP_THRESHOLD` and `M_TRIM_THRESHOLD`, mallopt(3)); elsewhere, or where GLIBC_TUNABLES is set, nothing changes.
-    """
-    mmap_threshold, trim_threshold = -3, -1
-    if "GLIBC_TUNABLES" in os.environ:
-        return
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        return
-    mallopt(mmap_threshold, 1 << 30)
-    mallopt(trim_threshold, (1 << 31) - 1)
