@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 
 def audit(
-    data: Annotated[str, typer.Option(help="The data set's folder, or a CSV file: labelled images.")],
+    data: Annotated[
+        str, typer.Option(help="The data set's folder, or a CSV file: labelled images, of which one a lesion is drawn.")
+    ],
     out: Annotated[Path, typer.Option(help="The folder for report.html, report.pdf, audit.json, the card.")],
     bundle: Annotated[str | None, typer.Argument(help="A bundle's folder. Default: the shipped one.")] = None,
     split: Annotated[str, typer.Option(help="Its images: train, val, test, or all.")] = "val",
@@ -106,23 +108,20 @@ def _read_sets(
     bars: Progress,
 ) -> list[AuditData]:
     from pesi.cli.evaluate import chosen_records
-    from pesi.evaluate.audit.data import lesion_grouped_part, read_audit_data
+    from pesi.evaluate.audit.data import lesion_grouped_part, one_image_a_lesion, read_audit_data
 
-    wanted: list[tuple[pd.DataFrame, str]] = [(chosen_records(data, None, split), f"{Path(data).stem} {split}")]
-    for name in also:
-        records = lesion_grouped_part(chosen_records(name, None, "all"), classifier.task, also_images, seed)
-        same = sum(other.split(" #")[0] == Path(name).stem for _, other in wanted)
-        wanted.append((records, Path(name).stem + f" #{same + 1}" * bool(same)))
+    given, name = chosen_records(data, None, split), f"{Path(data).stem} {split}"
+    wanted = [(one_image_a_lesion(given, seed), name, were_fitted_on(classifier, given, name))]
+    for other in also:
+        records = lesion_grouped_part(chosen_records(other, None, "all"), classifier.task, also_images, seed)
+        same = sum(before.split(" #")[0] == Path(other).stem for _, before, _ in wanted)
+        name = Path(other).stem + f" #{same + 1}" * bool(same)
+        wanted.append((records, name, were_fitted_on(classifier, records, name)))
     return [
         read_audit_data(
-            classifier,
-            records,
-            name,
-            fitted_on=were_fitted_on(classifier, records, name),
-            cache_dir=str(cache) if cache else None,
-            progress=bars,
+            classifier, records, name, fitted_on=fitted_on, cache_dir=str(cache) if cache else None, progress=bars
         )
-        for records, name in wanted
+        for records, name, fitted_on in wanted
     ]
 
 
@@ -153,9 +152,9 @@ def _provenance(classifier: Classifier, sets: list[AuditData], seed: int, replic
     for part in sets:
         digest = hashlib.sha256("\n".join(sorted(part.records["image_id"])).encode()).hexdigest()[:16]
         known = "calibration and thresholds were set on them" if part.fitted_on else "not those of the calibration"
-        repeats = int(part.records["lesion_id"].dropna().duplicated().sum())
-        rows[part.name] = f"{len(part)} images, {known}; SHA-256 of their sorted ids {digest}" + (
-            f"; {repeats} repeat a lesion, and intervals take images as independent: they are too narrow"
+        repeats = int(part.records["patient_id"].dropna().duplicated().sum())
+        rows[part.name] = f"{len(part)} images, one a lesion, {known}; SHA-256 of their sorted ids {digest}" + (
+            f"; {repeats} repeat a patient, and intervals take lesions as independent: they are too narrow"
         ) * bool(repeats)
     rows["overlap"] = "only whole lists of images are recognised as seen before, by their hash; parts of them are not"
     return rows | {"bootstrap resamples": str(replicates), "seed": str(seed)}

@@ -10,7 +10,7 @@ from PIL import Image as PillowImage
 
 from pesi.data.records import record_table
 from pesi.errors import DataError
-from pesi.evaluate.audit.data import grouped_folds, lesion_grouped_part, read_audit_data
+from pesi.evaluate.audit.data import grouped_folds, lesion_grouped_part, one_image_a_lesion, read_audit_data
 from pesi.predict.classifier import Classifier
 from pesi.taxonomy import TASKS
 
@@ -47,6 +47,18 @@ def test_a_part_has_one_image_a_lesion_and_the_shares_of_the_whole(records):
     again = lesion_grouped_part(records.sample(frac=1, random_state=3).sort_index(), TASKS["isic2017"], 30, seed=1)
     assert list(again["image_id"]) == list(part["image_id"])
     assert len(lesion_grouped_part(records, TASKS["isic2017"], 1000, seed=1)) == 60
+
+
+def test_one_image_of_each_lesion_stays_and_the_order_too(records):
+    part = one_image_a_lesion(records, seed=0)
+    lesions = part["lesion_id"].dropna()
+    assert sorted(lesions) == sorted(set(records["lesion_id"].dropna()))  # each once
+    assert part["lesion_id"].isna().sum() == 10  # without an id: each by itself
+    assert list(part["image_id"]) == [i for i in records["image_id"] if i in set(part["image_id"])]
+    drawn = {tuple(one_image_a_lesion(records, seed)["image_id"]) for seed in range(3)}
+    assert len(drawn) == 3
+    alone = records.drop_duplicates("lesion_id")
+    assert one_image_a_lesion(alone, seed=0).equals(alone.reset_index(drop=True))
 
 
 def test_diagnoses_count_through_their_parents(records):

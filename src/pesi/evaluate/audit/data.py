@@ -123,6 +123,23 @@ class AuditData:
         )
 
 
+def one_image_a_lesion(records: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """One record of each lesion, drawn at random, in the order of the records.
+
+    Photographs of one lesion are alike: an interval that takes them for separate lesions is too narrow.
+
+    Args:
+        records: Record table; rows without a lesion id are lesions of their own.
+        seed: Of the draw.
+    """
+    shuffled = records.sample(frac=1, random_state=seed)
+    return shuffled[~_lesions(shuffled).duplicated()].sort_index().reset_index(drop=True)
+
+
+def _lesions(records: pd.DataFrame) -> pd.Series[str]:
+    return records["lesion_id"].fillna(records["image_id"])
+
+
 def lesion_grouped_part(records: pd.DataFrame, task: Task, count: int, seed: int) -> pd.DataFrame:
     """At most `count` records, one a lesion, drawn so that each diagnosis of the task keeps its share.
 
@@ -133,7 +150,7 @@ def lesion_grouped_part(records: pd.DataFrame, task: Task, count: int, seed: int
         seed: Of the draw.
     """
     kept = records[records["diagnosis"].map(task.has)].sample(frac=1, random_state=seed)
-    kept = kept[~kept["lesion_id"].fillna(kept["image_id"]).duplicated()]
+    kept = kept[~_lesions(kept).duplicated()]
     if len(kept) > count:
         place = kept.groupby("diagnosis").cumcount()  # the first of each diagnosis, then by how much of it is there
         kept = kept.loc[
