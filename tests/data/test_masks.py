@@ -11,6 +11,7 @@ from PIL import Image
 
 from pesi.data.masks import augment_pair, cached_masks, read_mask, read_mask_square, resize_mask, unfit_square
 from pesi.data.regions import WholeImage, read_region
+from pesi.data.synthetic.artefacts import Artefacts
 from pesi.data.transforms import Augmentation, augment, fit_square
 from pesi.errors import DataError, ImageError
 
@@ -53,10 +54,11 @@ def test_one_draw_moves_both_alike():
         warped, moved = augment_pair(image, mask, draw, 64)
         assert moved.dtype == bool
         np.testing.assert_array_equal(warped[..., 0] > 127, moved)
-        coloured = replace(draw, brightness=0.3, hue=50.0, contrast=0.4, erase=(0.5, 0.5, 0.5))
+        changed = {"brightness": 0.3, "hue": 50.0, "contrast": 0.4, "erase": (0.5, 0.5, 0.5)}
+        coloured = replace(draw, **changed, artefacts=Artefacts(("ink", "hair"), 0))
         other, same = augment_pair(image, mask, coloured, 64)
         np.testing.assert_array_equal(other, augment(image, coloured, 64))
-        np.testing.assert_array_equal(same, moved)  # colour and erasing leave the mask alone
+        np.testing.assert_array_equal(same, moved)  # colour, artefacts and erasing leave the mask alone
 
 
 def test_beyond_the_border_it_is_mirrored():

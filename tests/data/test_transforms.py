@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from pesi.data.synthetic.artefacts import RATES, Artefacts, render_artefacts
 from pesi.data.transforms import Augmentation, Draw, augment, colour_matrix, fit_square, normalise, resize, to_tensor
 
 STILL = Draw(1, 1, 0, 1, (0, 0), (False, False), 0, 1, 1, 0, None)
@@ -107,3 +108,29 @@ def test_erase_blanks_a_square():
     changed = (erased != image).any(2)
     assert changed[40:56, 40:56].mean() > 0.9
     assert not changed[:30].any()
+
+
+@pytest.mark.parametrize("kinds", [("ruler",), ("dark_corner",), ("hair", "ink", "patches")])
+def test_artefacts_lie_on_the_warped_picture(kinds):
+    image = np.full((96, 96, 3), (200, 160, 140), np.uint8)
+    drawn = replace(STILL, artefacts=Artefacts(kinds, 7))
+    changed = augment(image, drawn, 96)
+    field = (image / 255).astype(np.float32)
+    masks = render_artefacts(Artefacts(kinds, 7), field)
+    assert set(masks) == set(kinds)
+    np.testing.assert_allclose(changed, np.clip(field, 0, 1) * 255, atol=1)
+    turned = augment(image, replace(drawn, angle=180.0, flip=(True, False)), 96)
+    np.testing.assert_array_equal(turned, changed)  # of an even picture: the artefacts are not turned with it
+    dimmed = augment(image, replace(drawn, brightness=-0.1), 96)  # the light falls on them too
+    np.testing.assert_allclose(dimmed, np.clip(changed - 25.5, 0, 255), atol=1)
+
+
+def test_artefacts_are_drawn_as_often_as_asked_and_every_kind_alike():
+    rng = np.random.default_rng(0)
+    assert all(Augmentation().draw(rng).artefacts is None for _ in range(50))
+    draws = [Augmentation(artefacts=0.3).draw(rng).artefacts for _ in range(4000)]
+    shown = [each.present for each in draws if each is not None]
+    assert 0.27 < len(shown) / len(draws) < 0.33
+    assert {len(kinds) for kinds in shown} == {1, 2, 3}
+    shares = [np.mean([kind in kinds for kinds in shown]) for kind in RATES]
+    np.testing.assert_allclose(shares, 2 / len(RATES), atol=0.05)  # two kinds on average

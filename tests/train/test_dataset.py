@@ -58,7 +58,7 @@ def test_processes_share_an_epoch_without_overlap():
 
 def test_same_seed_same_pixels():
     squares = np.random.default_rng(0).integers(0, 256, (3, 72, 72, 3), dtype=np.uint8)
-    pictures = TrainingPictures([squares], np.array([0, 1, 2]), Augmentation(hue=10, erase=1.0), 64)
+    pictures = TrainingPictures([squares], np.array([0, 1, 2]), Augmentation(hue=10, erase=1.0, artefacts=1.0), 64)
     picture, label = pictures[(1, 123)]
     assert picture.shape == (3, 64, 64)
     assert picture.dtype == torch.uint8

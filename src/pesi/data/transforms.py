@@ -1,4 +1,4 @@
-"""Pixels to network input: one square picture an image, augmented by one warp and one colour matrix.
+"""Pixels to network input: one square picture an image, augmented by one warp, drawn artefacts and one colour matrix.
 
 Randomness is drawn in one method and applied in another, so that what happened to a picture can be recorded and
 replayed.
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from pesi.data.synthetic.artefacts import RATES, Artefacts, render_artefacts
 from pesi.errors import ImageError
 
 Geometry = Literal["squeeze", "center_crop", "pad"]
@@ -95,6 +96,7 @@ class Draw:
     saturation: float
     hue: float  # degrees on the colour circle
     erase: tuple[float, float, float] | None  # centre x, y and side of the erased square, shares of the side
+    artefacts: Artefacts | None = None
 
 
 class Augmentation(BaseModel):
@@ -119,6 +121,7 @@ class Augmentation(BaseModel):
     hue: float = Field(0.0, ge=0, le=180)
     erase: float = Field(0.0, ge=0, le=1)  # probability
     erase_side: float = Field(0.25, gt=0, le=0.5)
+    artefacts: float = Field(0.0, ge=0, le=1)  # probability of one to three kinds, each kind equally often
 
     def draw(self, rng: np.random.Generator) -> Draw:
         """Draw one picture's augmentation."""
@@ -147,7 +150,17 @@ class Augmentation(BaseModel):
                 if rng.random() < self.erase
                 else None
             ),
+            # Drawn without looking at the diagnosis, so that none tells it.
+            artefacts=_some_artefacts(rng) if self.artefacts and rng.random() < self.artefacts else None,
         )
+
+
+_MOST_KINDS = 3
+
+
+def _some_artefacts(rng: np.random.Generator) -> Artefacts:
+    kinds = rng.choice(list(RATES), size=int(rng.integers(1, _MOST_KINDS + 1)), replace=False)
+    return Artefacts(tuple(str(kind) for kind in kinds), int(rng.integers(2**63)))
 
 
 def warp_matrix(draw: Draw, height: int, width: int, size: int) -> NDArray[np.float64]:
@@ -165,7 +178,7 @@ def warp_matrix(draw: Draw, height: int, width: int, size: int) -> NDArray[np.fl
 
 
 def augment(image: Image, draw: Draw, size: int) -> Image:
-    """Apply a draw to a picture (H, W, 3), giving (size, size, 3): one affine warp, one colour matrix."""
+    """Apply a draw to a picture (H, W, 3), giving (size, size, 3): one affine warp, artefacts, one colour matrix."""
     height, width = image.shape[:2]
     warped = cv2.warpAffine(
         image,
@@ -174,6 +187,10 @@ def augment(image: Image, draw: Draw, size: int) -> Image:
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_REFLECT_101,
     )
+    if draw.artefacts is not None:
+        field = warped.astype(np.float32) / 255
+        render_artefacts(draw.artefacts, field)
+        warped = np.round(np.clip(field, 0, 1) * 255).astype(np.uint8)
     matrix = colour_matrix(draw)
     if matrix is not None:
         warped = np.clip(cv2.transform(warped.astype(np.float32), matrix), 0, 255).astype(np.uint8)
