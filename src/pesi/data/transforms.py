@@ -188,7 +188,7 @@ def augment(image: Image, draw: Draw, size: int) -> Image:
         borderMode=cv2.BORDER_REFLECT_101,
     )
     if draw.artefacts is not None:
-        field = warped.astype(np.float32) / 255
+        field = np.asarray(warped.astype(np.float32) / 255, np.float32)
         render_artefacts(draw.artefacts, field)
         warped = np.round(np.clip(field, 0, 1) * 255).astype(np.uint8)
     matrix = colour_matrix(draw)
