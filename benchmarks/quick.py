@@ -83,13 +83,16 @@ def quick(out: Path) -> Path:
     (tables / "forms.toml").write_text(FORMS.format(tiny=tiny), encoding="utf-8")
     (tables / "more.toml").write_text(MORE.format(tiny=tiny), encoding="utf-8")
     work = out / "work"
-    run("run.py", tables / "forms.toml", "--data", data, "--work", work)
+    run("run.py", tables / "forms.toml", "--data", data, "--work", work, "--keep-bundles")
     run("run.py", tables / "more.toml", "--data", data, "--work", work, "--only", "*-fold0", "--limit", "1")
     page = out / "results.md"
     run(
         *("results.py", "--data", data, "--tables", tables / "forms.toml", tables / "more.toml"),
         *("--out", page, "--predictions", out / "predictions", "--replicates", "200"),
     )
+    bundles = [work / "smoke" / "forms" / f"{name}-s0-fold0" / "bundle" for name in ("none", "spatial")]
+    held_out = tables / "forms" / "rows" / "none-s0-fold0.csv"
+    run("robustness.py", *bundles, "--data", data, "--held-out", held_out, "--also", data, "--replicates", "200")
     run("attention_cost.py", "--batch", "1", "--repeats", "1")
     run("depthwise.py", "--batch", "1", "--repeats", "1")
     run("prediction.py", "--images", "2", "--width", "320")

@@ -1,0 +1,71 @@
+"""Two classifiers compared where it is hard: against scikit-learn and by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from robustness import changed, mean_auc, share_difference, with_artefact
+from sklearn.metrics import roc_auc_score
+
+from pesi.data.artefact_labels import ARTEFACTS
+from pesi.evaluate.audit.data import AuditData, read_audit_data
+from pesi.predict.classifier import Classifier
+
+DRAWING = {"replicates": 300, "seed": 0}
+
+
+@pytest.fixture
+def data(classifier: Classifier, spots: pd.DataFrame) -> AuditData:
+    return read_audit_data(classifier, spots, "spots")
+
+
+def test_the_mean_auc_is_that_of_scikit_learn(data):
+    rng = np.random.default_rng(0)
+    a, b = rng.random((2, len(data), 3))
+    names = ("melanoma", "seborrheic_keratosis")
+    columns = [data.task.class_names.index(name) for name in names]
+    at = np.flatnonzero(rng.random(len(data)) < 0.8)
+    result = mean_auc(data, a[at], b[at], at=at, **DRAWING)
+    for score, values in ((result.a, a), (result.b, b)):
+        areas = [roc_auc_score(data.labels(n)[at], values[at, c]) for n, c in zip(names, columns, strict=True)]
+        assert score == pytest.approx(np.mean(areas))
+    assert result.interval[0] < result.difference < result.interval[1]
+
+
+def test_a_difference_of_shares():
+    a, b = np.repeat([True, False], 100), np.tile([True, False, False, False], 50)
+    result = share_difference(a, b, np.zeros(200), **DRAWING)
+    assert (result.a, result.b, result.difference) == (0.5, 0.25, 0.25)
+    # Of independent pairs: sqrt of the two binomial variances.
+    half = 1.96 * np.sqrt(0.25 / 200 + 0.1875 / 200)
+    np.testing.assert_allclose(result.interval, (0.25 - half, 0.25 + half), atol=0.03)
+    assert result.shown
+    assert not share_difference(a, a, np.zeros(200), **DRAWING).shown
+
+
+def test_artefacts_are_those_that_people_labelled(data, tmp_path):
+    rng = np.random.default_rng(1)
+    a, b = rng.random((2, len(data), 3))
+    assert list(with_artefact(data, a, b)) == []  # nobody labelled them
+    records = data.records.assign(path=[str(tmp_path / f"{i}.png") for i in data.records["image_id"]])
+    labels = pd.DataFrame(0, index=data.records["image_id"], columns=list(ARTEFACTS))
+    labels["ruler"] = 1
+    labels.iloc[:4, labels.columns.get_loc("ink")] = 1  # too few to compare
+    labels.to_csv(tmp_path / "artefacts.csv")
+    labelled = AuditData(**{**vars(data), "records": records})
+    (row,) = with_artefact(labelled, a, b)
+    assert row[:2] == ("ruler", len(data))
+    column = data.task.class_names.index("melanoma")
+    assert row[2].a == pytest.approx(roc_auc_score(data.labels("melanoma"), a[:, column]))
+
+
+def test_a_classifier_is_as_robust_as_itself(data, classifier):
+    few = data.take(data.sample(12, 0))
+    rows = list(changed(few, (classifier, classifier), **DRAWING))
+    assert {perturbation.group for perturbation, *_ in rows} >= {"paste"}
+    for _, (_, count, share), area in rows:
+        assert 0 < count <= 12
+        assert share.difference == 0
+        assert share.interval == (0, 0)
+        assert area is None or area[2].difference == 0
