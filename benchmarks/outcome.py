@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -51,23 +52,27 @@ class Block:
         return f"{where}, {len(self.seeds)} seed{'s' * (len(self.seeds) != 1)} ({_list(map(str, self.seeds))})"
 
 
-def largest_block(finished: Iterable[tuple[int, str]], splits: Sequence[str]) -> Block:
-    """The block with most splits, and among those most seeds.
+def largest_block(finished: Iterable[tuple[int, str]], splits: Sequence[str], *, most: str = "splits") -> Block:
+    """The block with most splits, and among those most seeds; or the other way round.
 
     Args:
         finished: (seed, split) of the rows that are there.
         splits: All splits, in the table's order.
+        most: "splits" or "seeds": what counts first.
     """
-    by_seed: dict[int, set[str]] = {}
-    for seed, split in finished:
-        by_seed.setdefault(seed, set()).add(split)
+    cells = set(finished)
+    every = sorted({seed for seed, _ in cells})
     best = Block((), ())
-    for seed in sorted(by_seed):
-        has = tuple(split for split in splits if split in by_seed[seed])
-        seeds = tuple(s for s in sorted(by_seed) if by_seed[s] >= set(has))
-        if (len(has), len(seeds)) > (len(best.splits), len(best.seeds)):
+    for seeds in (chosen for n in range(1, len(every) + 1) for chosen in combinations(every, n)):
+        has = tuple(split for split in splits if all((seed, split) in cells for seed in seeds))
+        if has and _size(Block(has, seeds), most) > _size(best, most):
             best = Block(has, seeds)
     return best
+
+
+def _size(block: Block, most: str) -> tuple[int, int]:
+    splits, seeds = len(block.splits), len(block.seeds)
+    return (splits, seeds) if most == "splits" else (seeds, splits)
 
 
 @dataclass(frozen=True)
@@ -116,10 +121,10 @@ class Outcome:
     left_out: tuple[str, ...]
     few_classes: int = 3
 
-    def block(self, *variants: str) -> Block:
-        """The largest block that all these variants have."""
+    def block(self, *variants: str, most: str = "splits") -> Block:
+        """The largest block that all these variants have; `most` as in `largest_block`."""
         cells = [set(self.finished[variant]) for variant in variants]
-        return largest_block(set.intersection(*cells), self.table.splits)
+        return largest_block(set.intersection(*cells), self.table.splits, most=most)
 
     def pooled(self, variant: str, block: Block) -> Pooled:
         """The variant's held-out predictions in a block.

@@ -51,11 +51,17 @@ _ENSEMBLES = (
 
 
 class TableResult(NamedTuple):
-    """All that is computed of one table."""
+    """All that is computed of one table.
+
+    Attributes:
+        differences: Over the most folds.
+        more_seeds: Over fewer folds that more seeds have, where there are such.
+    """
 
     outcome: Outcome
     scores: dict[str, VariantScores | None]
     differences: list[Difference]
+    more_seeds: list[Difference]
     replicates: int
     seed: int
 
@@ -69,12 +75,21 @@ def table_result(path: Path, data: list[pd.DataFrame], *, replicates: int, seed:
     table = load_table(path)
     reference = load_table(table.reference) if table.reference else None
     outcome = read_outcome(table, reference, _labels(table, data))
-    others = [v for v in outcome.own if v != outcome.reference]
-    found = [difference(outcome, v, outcome.reference, replicates=replicates, seed=seed) for v in others]
+    differences, more_seeds = [], []
+    for variant in (v for v in outcome.own if v != outcome.reference):
+        found = difference(outcome, variant, outcome.reference, replicates=replicates, seed=seed)
+        if found is None:
+            continue
+        differences.append(found)
+        block = outcome.block(variant, outcome.reference, most="seeds")
+        if len(block.seeds) > len(found.block.seeds):
+            again = difference(outcome, variant, outcome.reference, replicates=replicates, seed=seed, block=block)
+            more_seeds += [again] if again is not None else []
     return TableResult(
         outcome,
         {v: variant_scores(outcome, v, replicates=replicates, seed=seed) for v in outcome.own},
-        [d for d in found if d is not None],
+        differences,
+        more_seeds,
         replicates,
         seed,
     )
@@ -103,6 +118,8 @@ def section(result: TableResult, figures: Path, page: Path) -> str:
         parts.append(
             _figure(figures / f"{stem}-differences.svg", difference_figure(result.differences, outcome.headline), page)
         )
+    if result.more_seeds:
+        parts += ["**Differences over fewer folds, with more seeds**", difference_table(outcome, result.more_seeds)]
     parts += _learning(result, figures / f"{stem}-learning.svg", page)
     growth = growth_table(outcome)
     if growth:
@@ -170,7 +187,7 @@ def page_text(
     ensembles = ensembles or []
     source = read_published(published)
     ranked = [result for result in results if result.outcome.table.ranked]
-    differences = [d for result in results for d in result.differences]
+    differences = [d for result in results for d in (*result.differences, *result.more_seeds)]
     shown = [d for d in differences if d.shown]
     summary = (
         f"{counted(len(differences), 'comparison')} with a reference; the difference is shown in {len(shown)} of them"

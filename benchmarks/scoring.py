@@ -113,9 +113,11 @@ class Difference:
         return self.averaged.shown and self.single.shown and same_side
 
 
-def difference(outcome: Outcome, variant: str, reference: str, *, replicates: int, seed: int) -> Difference | None:
-    """The paired difference of two variants, on the same images, folds and seeds; None where they share none."""
-    block = outcome.block(variant, reference)
+def difference(
+    outcome: Outcome, variant: str, reference: str, *, replicates: int, seed: int, block: Block | None = None
+) -> Difference | None:
+    """Paired difference of two variants over a block, by default the largest of both; None where they share none."""
+    block = outcome.block(variant, reference) if block is None else block
     if not block:
         return None
     both = [outcome.pooled(name, block) for name in (variant, reference)]

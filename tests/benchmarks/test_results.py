@@ -97,6 +97,39 @@ def test_the_block_has_all_folds_first_then_seeds() -> None:
     assert not largest_block([], ("fold0",))
 
 
+def test_the_block_with_most_seeds() -> None:
+    cells = [(0, "fold0"), (0, "fold1"), (1, "fold0"), (2, "fold1"), (2, "fold0")]
+    assert largest_block(cells, ("fold0", "fold1", "fold2"), most="seeds") == Block(("fold0",), (0, 1, 2))
+    both = [(seed, split) for seed in (0, 1) for split in ("fold0", "fold1")]
+    assert largest_block(both, ("fold0", "fold1"), most="seeds") == Block(("fold0", "fold1"), (0, 1))
+
+
+def test_one_fold_with_more_seeds_is_compared_too(
+    table: Table, records: pd.DataFrame, fabricate: Fabricate, tmp_path: Path
+) -> None:
+    for variant in ("none", "spatial", "sigmoid"):
+        for split in table.splits:
+            fabricate(variant, 0, split)
+    for variant in ("none", "spatial"):
+        for seed in (1, 2):
+            fabricate(variant, seed, "fold0")
+    result = results.table_result(table.path, [records], replicates=50, seed=0)
+    assert [d.block for d in result.differences] == [Block(("fold0", "fold1"), (0,))] * 2
+    assert [(d.variant, d.block) for d in result.more_seeds] == [("spatial", Block(("fold0",), (0, 1, 2)))]
+    aucs = {
+        (variant, seed): independent_mean_auc(
+            [pd.read_csv(table.rows_folder / f"{variant}-s{seed}-fold0.csv")], records
+        )
+        for variant in ("none", "spatial")
+        for seed in table.seeds
+    }
+    expected = {seed: aucs["spatial", seed] - aucs["none", seed] for seed in table.seeds}
+    assert result.more_seeds[0].seeds == pytest.approx(expected)
+    text = page_of(result, tmp_path)
+    assert "3 comparisons with a reference" in text
+    assert "45 images, 1 fold (0), 3 seeds (0, 1, 2)" in text[text.index("with more seeds**") :]
+
+
 def test_an_unfinished_table_compares_what_both_have(table: Table, records: pd.DataFrame, fabricate: Fabricate) -> None:
     for split in table.splits:
         for seed in table.seeds:
