@@ -162,10 +162,8 @@ def _parameters(outcome: Outcome, variant: str, scores: Any, differences: Any) -
 
 
 def _cost(outcome: Outcome, variant: str, scores: Any, differences: Any) -> str:
-    seconds = [
-        statistics.median(float(row.content["cpu_seconds"]) for row in outcome.finished[name].values())
-        for name in (variant, outcome.reference)
-    ]
-    if not seconds[1]:
+    rows = [list(outcome.finished[name].values()) for name in (variant, outcome.reference)]
+    seconds = [statistics.median(float(row.content["cpu_seconds"]) for row in each) for each in rows]
+    if not seconds[1] or len({row.precision for each in rows for row in each}) > 1:
         return ""
     return f"training takes {seconds[0] / seconds[1]:.2f} times the processor time of `{outcome.reference}`"

@@ -31,6 +31,25 @@ class FinishedRow:
     content: Mapping[str, Any]
     predictions: pd.DataFrame = field(repr=False)  # index image_id, a column a class
 
+    @property
+    def precision(self) -> str:
+        """The arithmetic that it was trained in, "auto" resolved."""
+        return str(self.content["recipe"]["precision"])
+
+    @property
+    def network(self) -> tuple[str, ...]:
+        """What the network is known by: two rows of one network have the same."""
+        if self.content.get("network_sha256"):
+            return (self.content["network_sha256"],)
+        source = self.row.settings.network_of or self.row.variant  # rows made before the hash was kept
+        return (str(self.content["table"]), source, str(self.row.seed), self.row.split)
+
+    @property
+    def crops(self) -> bool:
+        """Whether the lesion was cropped, in training or in prediction."""
+        recipe = self.content["recipe"]
+        return "lesion" in {*recipe.get("predict_regions", ()), *recipe["picture"].get("regions", ())}
+
 
 @dataclass(frozen=True)
 class Block:
@@ -41,6 +60,11 @@ class Block:
 
     def __bool__(self) -> bool:
         return bool(self.splits)
+
+    @property
+    def cells(self) -> list[tuple[int, str]]:
+        """(seed, split) of its rows."""
+        return [(seed, split) for seed in self.seeds for split in self.splits]
 
     def __str__(self) -> str:
         if not self:
@@ -92,6 +116,16 @@ class Pooled:
     folds: NDArray[np.int64]
     scores: Floats
     groups: NDArray[np.int64] | None
+
+    def take(self, chosen: NDArray[np.bool_]) -> Pooled:
+        """The same of some images only."""
+        return Pooled(
+            tuple(np.array(self.image_ids)[chosen]),
+            self.classes[chosen],
+            self.folds[chosen],
+            self.scores[:, chosen],
+            None if self.groups is None else self.groups[chosen],
+        )
 
     @property
     def averaged(self) -> Floats:

@@ -112,6 +112,8 @@ def section(result: TableResult, figures: Path, page: Path) -> str:
     outcome = result.outcome
     parts = [f"## {outcome.table.title}", f"`{repository_path(outcome.table.path)}`"]
     stem = outcome.table.name.replace("/", "-")
+    if not outcome.table.folds.find_duplicates:
+        parts.append("Near-duplicates were not looked for: a fold keeps the images of a patient or lesion together.")
     parts += [progress(outcome), score_table(outcome, result.scores)]
     if result.differences:
         parts += ["**Differences**", difference_table(outcome, result.differences)]
@@ -125,7 +127,8 @@ def section(result: TableResult, figures: Path, page: Path) -> str:
     if growth:
         rows = {v: list(outcome.finished[v].values()) for v in outcome.own}
         attended = {v: r for v, r in rows.items() if r and trajectories(r, "alpha")}
-        parts += ["**Alpha and attention energy**, means over the finished rows", growth]
+        what = "means over the finished rows, of the weights before their moving average, which is what is scored"
+        parts += [f"**Alpha and attention energy**, {what}", growth]
         parts.append(_figure(figures / f"{stem}-attention.svg", trajectory_figure(attended), page))
     if outcome.table.answers:
         parts += ["**Believing its probabilities**", answers_table(outcome, result.replicates)]
@@ -192,23 +195,30 @@ def page_text(
     summary = (
         f"{counted(len(differences), 'comparison')} with a reference; the difference is shown in {len(shown)} of them"
         + (f" ({', '.join(f'`{d.variant}` {d.averaged.difference:+.4f}' for d in shown)})" if shown else "")
-        + f". Each is at 95 %, uncorrected: by chance alone about {0.05 * len(differences):.1f} would be expected."
+        + f". In {sum(d.apart for d in differences)} the intervals exclude zero; they are at 95 %, uncorrected, and "
+        f"without the luck of a training: by the choice of images alone about {0.05 * len(differences):.1f} would be "
+        "expected."
     )
     parts = [
         "# Results",
         "Written by `python benchmarks/results.py --data DIR` from the per-image predictions in "
         "`benchmarks/*/*/rows/`: anyone can score them again. Don't edit; run the command.",
         summary if differences else "No comparison can be made yet.",
-        "How to read it. A row is one training run. In a fold, the held-out images (near-duplicates share a fold, and "
-        "images like official validation or test images are never trained with) choose nothing: the last epoch is "
-        "used. Held-out predictions are pooled over the folds; probabilities are averages of four flipped views (of "
-        "the whole image and of the lesion, where a recipe looks at both), not calibrated. Intervals are 95 %: "
+        "How to read it. A row is one training run. In a fold, the held-out images (near-duplicates share a fold, "
+        "where nothing else is said, and images like official validation or test images are never trained with) choose "
+        "nothing: the last epoch is used. Held-out predictions are pooled over the folds; probabilities are averages "
+        "of four flipped views (of the whole image and of the lesion, where a recipe looks at both), not calibrated. "
+        "The lesion is found by the segmenter that ships, which learned from masks, not diagnoses, of images of ISIC "
+        "2017 that are held out here: so a score with its crops may flatter. Intervals are 95 %: "
         "stratified bootstrap over the images, over the lesions where they have several images "
         f"({n} resamples), for single AUC differences DeLong. They do not hold the luck of a seed: the seeds stand "
         "beside them. *Seeds averaged*: the probabilities of the seeds' networks are averaged first. *One network*: "
         "each seed is scored by itself, then the scores are averaged. *Within folds*: nothing is pooled, the folds' "
         "scores are averaged. A difference is called *shown* only if the intervals of both, seeds averaged and one "
-        "network, exclude zero.",
+        "network, exclude zero; if it is of the same networks or of more than one seed; if both were trained in the "
+        "same arithmetic; and if, where one of them crops, it is there without the images that the segmenter had "
+        "learned from. In bf16 the convolutions run in bfloat16; the residual stream is float32 with the attention "
+        "spatial, spatial-mean1 or channel and bfloat16 without, with sigmoid or se, as each would be used.",
         "## Published and ours",
         published_table(
             source, [row for r in ranked for row in our_rows(r.outcome, r.scores)] + ensemble_rows(ensembles)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from crops import segmenter_saw
 from numpy.typing import NDArray
-from outcome import Block, Outcome, Pooled
+from outcome import Block, FinishedRow, Outcome, Pooled
 
 from pesi.errors import PesiError
 from pesi.evaluate import metrics
@@ -87,6 +88,21 @@ def scored(
 
 
 @dataclass(frozen=True)
+class Unseen:
+    """A difference over the images that the segmenter which cropped had not learned from.
+
+    Attributes:
+        saw: How many of the block's images it had.
+        images: How many are left.
+        averaged: As the difference's; None where a class is not among them.
+    """
+
+    saw: int
+    images: int
+    averaged: PairedResult | None
+
+
+@dataclass(frozen=True)
 class Difference:
     """A variant minus the reference over the block that both have.
 
@@ -95,6 +111,9 @@ class Difference:
         single: Mean over the seeds of the difference of each seed's headline: one network against one network.
         tasks: Class name -> DeLong's test of the averaged probabilities, where the classes are few.
         seeds: The difference of each seed.
+        same_networks: Whether both are the same networks, so that no luck of a training lies between them.
+        precisions: Theirs, (variant's, reference's), where they were not trained in the same arithmetic.
+        unseen: Where one of them crops and its segmenter had learned from some of these images.
     """
 
     variant: str
@@ -105,12 +124,26 @@ class Difference:
     single: PairedResult
     tasks: dict[str, PairedResult]
     seeds: dict[int, float]
+    same_networks: bool = False
+    precisions: tuple[str, str] | None = None
+    unseen: Unseen | None = None
 
     @property
-    def shown(self) -> bool:
+    def apart(self) -> bool:
         """Whether both intervals exclude zero, on the same side."""
         same_side = self.averaged.difference * self.single.difference > 0
         return self.averaged.shown and self.single.shown and same_side
+
+    @property
+    def shown(self) -> bool:
+        """Whether what differs by name is shown to make the difference: more than `apart`.
+
+        Not by one training against one, not where the arithmetic differs too, and where a segmenter had learned from
+        images, not without those that it had not.
+        """
+        lucky = len(self.seeds) == 1 and not self.same_networks
+        without = self.unseen is None or (self.unseen.averaged is not None and self.unseen.averaged.shown)
+        return self.apart and not lucky and self.precisions is None and without
 
 
 def difference(
@@ -127,6 +160,7 @@ def difference(
             "Delete the rows that were made with another fold list.",
         )
     classes = both[0].classes
+    rows = [[outcome.finished[name][cell] for cell in block.cells] for name in (variant, reference)]
 
     def averaged(which: int, weights: NDArray) -> Floats:
         return outcome.headline_value(both[which], both[which].averaged, weights)
@@ -160,4 +194,38 @@ def difference(
             )
             for i, s in enumerate(block.seeds)
         },
+        all(a.network == b.network for a, b in zip(*rows, strict=True)),
+        _precisions(*rows),
+        _unseen(outcome, rows, both, replicates=replicates, seed=seed),
     )
+
+
+def _precisions(variant: list[FinishedRow], reference: list[FinishedRow]) -> tuple[str, str] | None:
+    """What each was trained in, where a pair of rows differs in it."""
+    if all(a.precision == b.precision for a, b in zip(variant, reference, strict=True)):
+        return None
+    first, second = (", ".join(sorted({row.precision for row in rows})) for rows in (variant, reference))
+    return first, second
+
+
+def _unseen(
+    outcome: Outcome, rows: list[list[FinishedRow]], both: list[Pooled], *, replicates: int, seed: int
+) -> Unseen | None:
+    """The difference without what the segmenter had learned from, where only one of the two crops."""
+    if rows[0][0].crops == rows[1][0].crops:
+        return None
+    saw = segmenter_saw(outcome.records)
+    unseen = np.array([image_id not in saw for image_id in both[0].image_ids])
+    if unseen.all():
+        return None
+    left = [pooled.take(unseen) for pooled in both]
+    if set(left[0].classes) != set(both[0].classes):
+        return Unseen(int((~unseen).sum()), int(unseen.sum()), None)
+    result = paired_bootstrap(
+        lambda which, weights: outcome.headline_value(left[which], left[which].averaged, weights),
+        left[0].classes,
+        replicates=replicates,
+        rng=np.random.default_rng(seed),
+        groups=left[0].groups,
+    )
+    return Unseen(int((~unseen).sum()), int(unseen.sum()), result)

@@ -107,12 +107,22 @@ def verdict(d: Difference) -> str:
     if d.shown:
         word = "better" if d.averaged.difference > 0 else "worse"
         end = f"**shown: {word}**, {value}; both intervals exclude zero."
+    elif d.apart:
+        end = f"**not shown**, {value}; both intervals exclude zero, which is not enough here."
     elif d.averaged.shown != d.single.shown:
         end = f"**not shown**, {value}; only one of the two intervals excludes zero."
     else:
         end = f"**not shown**, {value}; the interval includes zero."
+    if d.precisions is not None:
+        end += f" They were not trained in the same arithmetic: {d.precisions[0]} against {d.precisions[1]}."
+    if d.unseen is not None:
+        found = d.unseen.averaged
+        end += f" The segmenter that crops had learned from {d.unseen.saw} of these images; over the other "
+        end += f"{d.unseen.images}: {signed(found.difference, found.interval) if found else 'too few'}."
+    if d.same_networks:
+        return f"{what}: {end} The same networks: no luck of a training lies between them."
     if len(d.seeds) == 1:
-        return f"{what}: {end} One seed: its luck is not in the interval."
+        return f"{what}: {end} One seed: the luck of the trainings is not in the interval."
     favour = sum(value > 0 for value in d.seeds.values())
     return f"{what}: {end} {favour} of {len(d.seeds)} seeds are in favour of `{d.variant}`."
 
@@ -123,14 +133,16 @@ def cost_table(outcome: Outcome) -> str:
         "| variant | rows | wall time, median s | processor time, median s | of the reference's | energy, median kJ |",
         "|---|---|---|---|---|---|",
     ]
-    reference = _cpu_seconds(list(outcome.finished[outcome.reference].values()))
+    compared = list(outcome.finished[outcome.reference].values())
+    reference = _cpu_seconds(compared)
     for variant in outcome.own:
         rows = list(outcome.finished[variant].values())
         if not rows:
             continue
         cpu = _cpu_seconds(rows)
         wall = statistics.median(float(row.content["seconds"]) for row in rows)
-        share = f"{cpu / reference:.2f}" if reference and cpu else "-"
+        alike = {row.precision for row in (*rows, *compared)}
+        share = f"{cpu / reference:.2f}" if reference and cpu and len(alike) == 1 else "-"
         joules = [row.content.get("joules") for row in rows]
         known = [float(value) for value in joules if value is not None]
         energy = f"{statistics.median(known) / 1000:.1f} ({counted(len(known), 'row')})" if known else "no counter"

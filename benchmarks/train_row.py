@@ -14,6 +14,7 @@ import shutil
 import sys
 import time
 import warnings
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,6 @@ from pesi.predict.calibration import view_probabilities
 from pesi.predict.classifier import Classifier
 from pesi.predict.prediction import Refusal
 from pesi.taxonomy import Task, task_of
-from pesi.train.environment import environment
 from pesi.train.finish import preprocess_config
 from pesi.train.recipe import Recipe
 from pesi.train.run import RunSettings, open_run, run_training, start_run
@@ -149,11 +149,9 @@ def train_row(
         A line that tells time and score.
 
     Raises:
-        PesiError: The recipe or the data are at fault, the run folder is of another recipe, or the network that is to
-            be taken is not there.
+        PesiError: The recipe or the data are at fault, or the run folder is of another recipe or of other images.
     """
-    files, recipe = table.files(row), table.recipe(row)
-    source = replace(row, variant=row.settings.network_of or row.variant)
+    files, recipe, source = table.files(row), table.recipe(row), network_row(table, row)
     run = work / source.name
     records = read_dataset(data)
     used = split_records(
@@ -165,17 +163,14 @@ def train_row(
         seed=row.seed,
     )
     task = task_of(recipe.task, used["diagnosis"].dropna())
-    if source == row:
-        settings = RunSettings(
-            data=data.name,
-            pretrained=pretrained,
-            threads=threads,
-            workers=workers,
-            cache_dir=str(work.parent / "cache"),
-        )
-        _train(run, recipe, used, task, settings)
-    elif not (run / "bundle" / "model.safetensors").is_file():
-        raise PesiError(f"{run} holds no network that {row.name} could take.", f"Run {source.name} first.")
+    settings = RunSettings(
+        data=data.name,
+        pretrained=pretrained,
+        threads=threads,
+        workers=workers,
+        cache_dir=str(work.parent / "cache"),
+    )
+    _train(run, table.recipe(source), used, task, settings)  # nothing, where it is trained already
     spent = json.loads((run / "seconds.json").read_text(encoding="utf-8"))
     log = pd.read_csv(run / "log.csv")
     classifier = _looking(Classifier.load(run / "bundle"), recipe)
@@ -183,7 +178,7 @@ def train_row(
     predicted = {name: probabilities(classifier, part) for name, part in parts.items() if len(part)}
     looks = {"views": recipe.views, "predict_regions": recipe.predict_regions}
     resolved = open_run(run).recipe.model_copy(update=looks)
-    made, weights = environment(threads), run / "pretrained.json"
+    made, weights = json.loads((run / "environment.json").read_text(encoding="utf-8")), run / "pretrained.json"
     content = {
         "row": row.name,
         "table": table.name,
@@ -194,12 +189,13 @@ def train_row(
         "share": row.settings.share,
         "relatives": row.settings.relatives,
         "network_of": row.settings.network_of,
+        "network_sha256": file_sha256(run / "bundle" / "model.safetensors"),
         "recipe": resolved.model_dump(mode="json"),
         "pretrained": json.loads(weights.read_text(encoding="utf-8")) if weights.is_file() else None,
         **spent,
         "processor": processor_name(),
         "device": made["device"],
-        "threads": threads,
+        "threads": made["threads"],
         "torch": made["packages"]["torch"],
         "python": made["python"],
         "git_commit": made["git_commit"],
@@ -217,11 +213,17 @@ def train_row(
     if "test" in predicted:
         write_text(files.test, predicted["test"].to_csv(index=False, float_format="%.5g"))
     write_json(files.json, content)  # last: the row is finished
-    shutil.rmtree(run / "checkpoints", ignore_errors=True)
+    shutil.rmtree(run / "checkpoints", ignore_errors=True)  # of the network, which is finished too
     taken = any(variant.network_of == source.variant for variant in table.variants.values())
     if not keep_bundles and not taken:
         (run / "bundle" / "model.safetensors").unlink(missing_ok=True)
     return f"{row.name}: {spent['seconds']:.0f} s, {scores(predicted['val'], used, task)}"
+
+
+def network_row(table: Table, row: Row) -> Row:
+    """The row that trains the network that this one takes; itself, where it trains its own."""
+    name = row.settings.network_of or row.variant
+    return replace(row, variant=name, settings=table.variants[name])
 
 
 def _train(run: Path, recipe: Recipe, used: pd.DataFrame, task: Task, settings: RunSettings) -> None:
@@ -232,7 +234,18 @@ def _train(run: Path, recipe: Recipe, used: pd.DataFrame, task: Task, settings: 
         start_run(recipe, used, run, settings, task)
     elif open_run(run).recipe != recipe.resolved():
         raise PesiError(f"{run} was begun with another recipe.", "Remove that folder to begin the row anew.")
+    elif json.loads((run / "splits.json").read_text(encoding="utf-8")) != id_lists(used[used["split"] != "test"]):
+        raise PesiError(f"{run} was begun with other images.", "Remove that folder to begin the row anew.")
+    if not _same_weights(run / "pretrained.json", settings.pretrained):
+        raise PesiError(f"{run} began with other weights.", "Remove that folder to begin the row anew.")
     run_training(run, show_progress=sys.stderr.isatty(), callbacks=(Stopwatch(run / "seconds.json"),))
+
+
+def _same_weights(noted: Path, pretrained: str | None) -> bool:
+    """Whether a run began with a file's weights; where the run or the file does not tell, it is taken to have."""
+    if not (noted.is_file() and pretrained and Path(pretrained).is_file()):
+        return True
+    return bool(json.loads(noted.read_text(encoding="utf-8"))["sha256"] == file_sha256(Path(pretrained)))
 
 
 def _looking(classifier: Classifier, recipe: Recipe) -> Classifier:
@@ -260,8 +273,9 @@ def main() -> int:
         row = next((row for row in table.rows() if row.name == options.row), None)
         if row is None:
             raise PesiError(f"{options.table} has no row {options.row!r}.", "Rows are called VARIANT-sSEED-SPLIT.")
-        with claim(options.work / f"{row.name}.claim") as ours:
-            if not ours:
+        with ExitStack() as claims:
+            names = {row.name, network_row(table, row).name}
+            if not all(claims.enter_context(claim(options.work / f"{name}.claim")) for name in sorted(names)):
                 return BUSY
             if table.files(row).finished:
                 return 0

@@ -84,6 +84,7 @@ def fabricate(table: Table, records: pd.DataFrame) -> Callable[..., None]:
         ]
         content = {
             "row": row.name,
+            "table": table.name,
             "recipe": table.recipe(row).resolved().model_dump(mode="json"),
             "pretrained": {"file": "weights.safetensors", "sha256": "ab" * 32},
             "seconds": 10.0 + len(variant),

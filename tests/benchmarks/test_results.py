@@ -8,14 +8,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import results
+import scoring
+from crops import segmenter_saw
 from outcome import Block, FinishedRow, largest_block, read_outcome
 from plots import trajectories
 from rows import Table, load_table
-from scoring import difference, variant_scores
-from sections import progress, verdict
+from scoring import Difference, difference, variant_scores
+from sections import cost_table, progress, verdict
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from benchmarks.conftest import BENCHMARKS, NAMES
+from pesi.data.readers import read_dataset
 from pesi.errors import PesiError
 from pesi.files import write_json
 from pesi.taxonomy import TASKS, Task
@@ -88,6 +91,100 @@ def test_no_difference_is_not_shown(table: Table, records: pd.DataFrame, fabrica
     low, high = d.averaged.interval
     assert low < 0 < high
     assert "**not shown**" in verdict(d)
+
+
+def changed(table: Table, variant: str, change: Callable[[dict], None]) -> None:
+    """Change what the finished rows of a variant say of themselves."""
+    for row in table.rows():
+        files = table.files(row)
+        if row.variant == variant and files.finished:
+            content = files.read()
+            change(content)
+            write_json(files.json, content)
+
+
+def test_one_training_against_one_shows_nothing_unless_they_are_the_same_network(
+    table: Table, records: pd.DataFrame, fabricate: Fabricate
+) -> None:
+    for split in table.splits:
+        fabricate("none", 0, split, skill=0.5)
+        fabricate("spatial", 0, split, skill=2.0)
+
+    def compared() -> Difference:
+        d = difference(read_outcome(table, None, records), "spatial", "none", replicates=200, seed=0)
+        assert d is not None
+        return d
+
+    d = compared()
+    assert d.apart
+    assert not d.shown
+    assert "**not shown**" in verdict(d)
+    assert "One seed" in verdict(d)
+    for variant in ("none", "spatial"):
+        changed(table, variant, lambda content: content.update(network_sha256="ef" * 32))
+    assert compared().shown
+    assert "The same networks" in verdict(compared())
+    changed(table, "spatial", lambda content: content.update(network_sha256="01" * 32))  # trained anew
+    assert not compared().shown
+
+
+def test_another_arithmetic_shows_nothing(table: Table, records: pd.DataFrame, fabricate: Fabricate) -> None:
+    fill(fabricate, table, {"none": 0.5, "spatial": 2.0})
+    changed(table, "spatial", lambda content: content["recipe"].update(precision="bf16"))
+    changed(table, "none", lambda content: content["recipe"].update(precision="32"))
+    outcome = read_outcome(table, None, records)
+    d = difference(outcome, "spatial", "none", replicates=200, seed=0)
+    assert d is not None
+    assert d.apart
+    assert not d.shown
+    assert "bf16 against 32" in verdict(d)
+    assert "| spatial | 6 | 17 | 17 | - |" in cost_table(outcome)
+
+
+def test_a_gain_of_crops_must_be_there_without_what_the_segmenter_had_learned_from(
+    table: Table, records: pd.DataFrame, fabricate: Fabricate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(fabricate, table, {"none": 1.0, "spatial": 1.0})
+    changed(table, "spatial", lambda content: content["recipe"].update(predict_regions=["image", "lesion"]))
+    looking = '[variants.spatial]\nset = [\'predict_regions=["image", "lesion"]\', '
+    table.path.write_text(table.path.read_text().replace("[variants.spatial]\nset = [", looking))
+    table = load_table(table.path)
+    seen = {f"I_{i:03d}" for i in range(60)}
+    truth = records.set_index("image_id")["diagnosis"].map({"MEL": 0, "SK": 1, "NV": 2})
+    for path in table.rows_folder.glob("spatial-*-fold?.csv"):  # right for those, and only for those
+        frame = pd.read_csv(path).set_index("image_id")
+        for image_id in seen & set(frame.index):
+            frame.loc[image_id, list(NAMES)] = np.eye(3)[int(truth[image_id])]
+        frame.to_csv(path)
+    monkeypatch.setattr(scoring, "segmenter_saw", lambda records: seen)
+    d = difference(read_outcome(table, None, records), "spatial", "none", replicates=200, seed=0)
+    assert d is not None
+    assert d.apart
+    assert not d.shown
+    assert d.unseen is not None
+    assert (d.unseen.saw, d.unseen.images) == (60, 30)
+    assert "had learned from 60 of these images; over the other 30" in verdict(d)
+    left = records[~records["image_id"].isin(seen)]
+    aucs = []
+    for variant in ("spatial", "none"):
+        frames = [pooled_files(table, variant, seed) for seed in table.seeds]
+        aucs.append(independent_mean_auc([f[f["image_id"].isin(left["image_id"])] for f in frames], left))
+    assert d.unseen.averaged is not None
+    assert d.unseen.averaged.difference == pytest.approx(aucs[0] - aucs[1], abs=1e-12)
+    monkeypatch.setattr(scoring, "segmenter_saw", lambda records: set())
+    d = difference(read_outcome(table, None, records), "spatial", "none", replicates=200, seed=0)
+    assert d is not None
+    assert d.unseen is None
+    assert d.shown
+
+
+def test_the_shipped_segmenter_saw_the_images_with_masks(shared: Path) -> None:
+    records = read_dataset(shared / "data" / "isic2017")
+    saw = segmenter_saw(records)
+    of_them = records[records["image_id"].isin(saw)]
+    assert of_them["split"].value_counts().to_dict() == {"train": 1800, "val": 121}
+    assert of_them["mask_path"].notna().all()
+    assert segmenter_saw(records.drop(of_them.index[0])) < saw  # other images: nothing is known of them
 
 
 def test_the_block_has_all_folds_first_then_seeds() -> None:

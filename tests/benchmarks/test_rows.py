@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -230,11 +231,14 @@ def test_a_killed_table_goes_on_to_the_same_result(tmp_path: Path) -> None:
     set = ["network.attention=none", "epochs=1"]
     [variants.spatial]
     set = ["network.attention=spatial"]
+    [variants.looks]
+    set = ["network.attention=spatial", "views=single"]
+    network_of = "spatial"
     """
     for name in ("cut", "whole"):
         (folder / f"{name}.toml").write_text(text)
     cut, whole = (rows.load_table(folder / f"{name}.toml") for name in ("cut", "whole"))
-    first, second = cut.rows()
+    first, second, third = cut.rows()
     work = tmp_path / "work"
     command = [sys.executable, str(BENCHMARKS / "run.py"), str(cut.path), "--data", str(data), "--work", str(work)]
     run = work / "tables" / "cut" / second.name
@@ -250,7 +254,7 @@ def test_a_killed_table_goes_on_to_the_same_result(tmp_path: Path) -> None:
     stamp = cut.files(first).json.stat().st_mtime_ns
 
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "[1/2 done] tables/cut: spatial-s0-fold0 ..." in done.stdout
+    assert "[1/3 done] tables/cut: spatial-s0-fold0 ..." in done.stdout
     assert f"{second.name}: " in done.stdout
     assert "mean AUC 0." in done.stdout
     assert cut.files(first).json.stat().st_mtime_ns == stamp
@@ -269,6 +273,25 @@ def test_a_killed_table_goes_on_to_the_same_result(tmp_path: Path) -> None:
     assert content["seconds"] > 0
     assert content["recipe"]["select"] == "last"
     assert str(tmp_path) not in files.json.read_text()
+
+    assert content["git_commit"] == json.loads((run / "environment.json").read_text())["git_commit"]
+
+    looked = cut.files(third)
+    assert looked.read()["network_sha256"] == content["network_sha256"]
+    assert looked.read()["seconds"] == content["seconds"]
+    assert looked.held_out.read_bytes() != files.held_out.read_bytes()
+    anew = tmp_path / "anew" / "tables" / "whole"  # where nothing is left of the network that it takes
+    train_row.train_row(whole, whole.rows()[2], data=data, work=anew)
+    assert whole.files(whole.rows()[2]).held_out.read_bytes() == looked.held_out.read_bytes()
+    assert whole.files(whole.rows()[2]).read()["network_sha256"] == content["network_sha256"]
+
+    # After another division, the network that is still there has learned from what is held out now.
+    listed = pd.read_csv(folder / "folds.csv")
+    listed.assign(fold=1 - listed["fold"]).to_csv(folder / "folds.csv", index=False)
+    for index in (1, 2):
+        with pytest.raises(PesiError, match="begun with other images"):
+            train_row.train_row(whole, whole.rows()[index], data=data, work=anew)
+    listed.to_csv(folder / "folds.csv", index=False)
 
     held_out = pd.read_csv(files.held_out).set_index("image_id")
     truth = pd.concat([pd.read_csv(path) for path in sorted(data.glob("ISIC-2017_*_Part3_GroundTruth.csv"))])

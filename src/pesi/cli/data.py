@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pesi.cli.divide import image_bar, near_duplicate_pairs
 from pesi.cli.status import EXIT_REFUSED
 from pesi.errors import DataError
 
@@ -80,7 +81,7 @@ def check(
     from pesi.files import write_json
 
     records = _records(path, dataset)
-    with _image_bar("checking", len(records), progress) as report:
+    with image_bar("checking", len(records), progress) as report:
         found = check_records(records, workers=workers, progress=lambda done, total: report(done))
     if json is not None:
         write_json(json, found.to_dict())
@@ -112,7 +113,7 @@ def synthetic(
     """
     from pesi.data.synthetic import write_synthetic
 
-    with _image_bar("drawing", train + val + test, progress) as report:
+    with image_bar("drawing", train + val + test, progress) as report:
         root = write_synthetic(
             out, train=train, val=val, test=test, size=size, seed=seed, workers=workers, progress=report
         )
@@ -156,7 +157,7 @@ def duplicates(
         raise DataError("--ids needs --against.", "Say which data set's images must not be trained with.")
     records = _records(path, dataset)
     others = None if against is None else _records(against, None)
-    pairs = _pairs(records, progress, others)
+    pairs = near_duplicate_pairs(records, others, progress=progress)
     if out is not None:
         _write_csv(out, pairs)
     if ids is not None:
@@ -210,7 +211,7 @@ def split(
     if near_duplicates:
         from pesi.data.duplicates import clusters as cluster_of
 
-        pairs = _pairs(records, progress)
+        pairs = near_duplicate_pairs(records, progress=progress)
         clusters = cluster_of(records, pairs)
     table = split_records(records, val=val, test=test, seed=seed, clusters=clusters)
     written = table.copy()
@@ -230,13 +231,6 @@ def _records(path: str, dataset: str | None) -> pd.DataFrame:
     return read_dataset(path, dataset=dataset)
 
 
-def _pairs(records: pd.DataFrame, progress: bool, against: pd.DataFrame | None = None) -> pd.DataFrame:
-    from pesi.data.duplicates import near_duplicates
-
-    with _image_bar("comparing", len(records) + (0 if against is None else len(against)), progress) as report:
-        return near_duplicates(records, against=against, progress=report)
-
-
 def _from(folder: Path, path: str | None) -> str | None:
     """A path as the CSV in `folder` shall name it: relative if the file lies below it, so that both can move."""
     if path is None:
@@ -250,18 +244,6 @@ def _write_csv(path: Path, table: pd.DataFrame) -> None:
     from pesi.files import write_text
 
     write_text(path, table.to_csv(index=False, lineterminator="\n"))
-
-
-@contextmanager
-def _image_bar(what: str, total: int, progress: bool) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr; gives the function that sets it to a number of images."""
-    from tqdm import tqdm
-
-    from pesi.cli.bars import move
-
-    show = progress and sys.stderr.isatty()
-    with tqdm(total=total, unit="image", desc=what, disable=not show, leave=False) as bar:
-        yield lambda done: move(bar, done)
 
 
 @contextmanager

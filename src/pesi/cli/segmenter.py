@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pesi.cli.divide import NearDuplicatesOption, with_train_and_val
 from pesi.cli.evaluate import DataOption, DatasetOption, ReplicatesOption, SplitOption
 from pesi.cli.predict import image_files
 from pesi.cli.status import EXIT_REFUSED
@@ -53,11 +54,13 @@ def train(
     threads: Annotated[int, typer.Option(min=0, help="Threads; 0: one a core.")] = 0,
     workers: Annotated[int, typer.Option(min=0, help="Loader processes; 0: load in the training process.")] = 0,
     cache: Annotated[Path | None, typer.Option(help="Where decoded images and masks are kept.")] = None,
+    near_duplicates: NearDuplicatesOption = True,
     progress: ProgressOption = True,
 ) -> None:
     """Train the lesion segmenter on images with masks, and score it on the validation images.
 
-    A run that was cut goes on with `--resume`, to the same result.
+    A run that was cut goes on with `--resume`, to the same result. A data set without a validation part is divided; a
+    patient's or lesion's images and near-duplicates stay in one part.
 
     Examples:
 
@@ -84,7 +87,7 @@ def train(
             workers=workers,
             cache_dir=str(cache) if cache else None,
         )
-        _start(str(recipe), set_ or [], folder, settings, dataset)
+        _start(str(recipe), set_ or [], folder, settings, dataset, near_duplicates, progress)
     run_segmenter_training(folder, say=say, show_progress=progress and sys.stderr.isatty())
     _score_run(folder)
 
@@ -215,17 +218,28 @@ def _write_png(path: Path, pixels: NDArray[np.uint8]) -> None:
         Image.fromarray(pixels).save(temporary, format="PNG")
 
 
-def _start(recipe: str, overrides: list[str], folder: Path, settings: Any, dataset: str | None) -> None:
+def _start(
+    recipe: str,
+    overrides: list[str],
+    folder: Path,
+    settings: Any,
+    dataset: str | None,
+    near_duplicates: bool,
+    progress: bool,
+) -> None:
     from pesi.data.readers import read_dataset
-    from pesi.data.splits import split_records
     from pesi.train.segmenter_recipe import load_segmenter_recipe
     from pesi.train.segmenter_run import pretrained_encoder, start_segmenter_run
 
     resolved = load_segmenter_recipe(recipe, overrides)
     pretrained_encoder(resolved, settings)  # before anything is written: they may be missing
-    records = read_dataset(settings.data, dataset=dataset)
-    if not {"train", "val"} <= set(records["split"].dropna()):
-        records = split_records(records, val=resolved.val_share, test=0.0, seed=resolved.seed)
+    records = with_train_and_val(
+        read_dataset(settings.data, dataset=dataset),
+        val=resolved.val_share,
+        seed=resolved.seed,
+        near_duplicates=near_duplicates,
+        progress=progress,
+    )
     start_segmenter_run(resolved, records, folder, settings)
 
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pesi.cli.divide import NearDuplicatesOption, with_train_and_val
+
 if TYPE_CHECKING:
     from pesi.train.run import RunSettings
 
@@ -43,11 +45,13 @@ def train(
     threads: Annotated[int, typer.Option(min=0, help="Threads a process; 0: the cores, shared out.")] = 0,
     workers: Annotated[int, typer.Option(min=0, help="Loader processes; 0: load in the training process.")] = 0,
     cache: Annotated[Path | None, typer.Option(help="Where decoded images are kept.")] = None,
+    near_duplicates: NearDuplicatesOption = True,
     progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
 ) -> None:
     """Train a Pesi-CNN, calibrate it, and score it on the validation images.
 
-    A run that was cut goes on with `--resume`, to the same result.
+    A run that was cut goes on with `--resume`, to the same result. A data set without a validation part is divided; a
+    patient's or lesion's images and near-duplicates stay in one part.
 
     Examples:
 
@@ -81,7 +85,7 @@ def train(
             workers=workers,
             cache_dir=str(cache) if cache else None,
         )
-        _start(str(recipe), set_ or [], folder, settings, exclude)
+        _start(str(recipe), set_ or [], folder, settings, exclude, near_duplicates, progress)
     os.environ[_JOIN] = str(folder)
     try:
         result = run_training(folder, say=say, show_progress=progress and sys.stderr.isatty())
@@ -99,18 +103,30 @@ def say(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def _start(recipe: str, overrides: list[str], folder: Path, settings: RunSettings, exclude: Path | None) -> None:
+def _start(
+    recipe: str,
+    overrides: list[str],
+    folder: Path,
+    settings: RunSettings,
+    exclude: Path | None,
+    near_duplicates: bool,
+    progress: bool,
+) -> None:
     from pesi.data.readers import read_dataset
-    from pesi.data.splits import read_ids, split_records
+    from pesi.data.splits import read_ids
     from pesi.taxonomy import task_of
     from pesi.train.recipe import load_recipe
     from pesi.train.run import pretrained_file, start_run
 
     resolved = load_recipe(recipe, overrides)
     pretrained_file(resolved, settings)
-    records = read_dataset(settings.data, dataset=settings.dataset)
-    if not {"train", "val"} <= set(records["split"].dropna()):
-        records = split_records(records, val=resolved.val_share, test=0.0, seed=resolved.seed)
+    records = with_train_and_val(
+        read_dataset(settings.data, dataset=settings.dataset),
+        val=resolved.val_share,
+        seed=resolved.seed,
+        near_duplicates=near_duplicates,
+        progress=progress,
+    )
     if exclude is not None:
         excluded = records["image_id"].isin(read_ids(exclude)) & (records["split"] == "train")
         say(f"{int(excluded.sum())} training images are left out ({exclude.name}).")

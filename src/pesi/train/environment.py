@@ -39,7 +39,7 @@ def git_commit() -> str | None:
         commit = _git(folder, "rev-parse", "HEAD")
         tracked = _git(folder, "ls-files", "--error-unmatch", Path(__file__).name)
         changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
-    except (OSError, subprocess.CalledProcessError):
+    except (OSError, subprocess.SubprocessError):
         return None
     return (commit + ("+changes" if changes else "")) if tracked else None
 

@@ -1,0 +1,62 @@
+"""Training and validation parts for the commands that train, where the data set has none."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NearDuplicatesOption = Annotated[
+    bool, typer.Option(help="Keep near-duplicate images in one part, where a part is made (reads every image).")
+]
+
+
+def with_train_and_val(
+    records: pd.DataFrame, *, val: float, seed: int, near_duplicates: bool, progress: bool
+) -> pd.DataFrame:
+    """The record table with train and val images; a data set's own stay as they are.
+
+    Args:
+        records: A record table.
+        val: Share of the images that goes to val.
+        seed: Of the division.
+        near_duplicates: Whether near-duplicates are found and kept together, as patients and lesions are.
+        progress: Whether to show a bar on stderr.
+
+    Raises:
+        ImageError: An image cannot be read.
+        DataError: There are no labelled images to divide.
+    """
+    from pesi.data.duplicates import clusters
+    from pesi.data.splits import split_records
+
+    if {"train", "val"} <= set(records["split"].dropna()):
+        return records
+    cluster_of = clusters(records, near_duplicate_pairs(records, progress=progress)) if near_duplicates else None
+    return split_records(records, val=val, test=0.0, seed=seed, clusters=cluster_of)
+
+
+def near_duplicate_pairs(records: pd.DataFrame, against: pd.DataFrame | None = None, *, progress: bool) -> pd.DataFrame:
+    """`pesi.data.duplicates.near_duplicates` with a bar."""
+    from pesi.data.duplicates import near_duplicates
+
+    with image_bar("comparing", len(records) + (0 if against is None else len(against)), progress) as report:
+        return near_duplicates(records, against=against, progress=report)
+
+
+@contextmanager
+def image_bar(what: str, total: int, progress: bool) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr; gives the function that sets it to a number of images."""
+    from tqdm import tqdm
+
+    from pesi.cli.bars import move
+
+    show = progress and sys.stderr.isatty()
+    with tqdm(total=total, unit="image", desc=what, disable=not show, leave=False) as bar:
+        yield lambda done: move(bar, done)
