@@ -72,9 +72,14 @@ def remove_file(path: str | Path) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write `text` as UTF-8, whole or not at all."""
+    """Write `text` as UTF-8, whole or not at all; see `utf8`."""
     with whole_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(utf8(text), encoding="utf-8")
+
+
+def utf8(text: str) -> str:
+    """The text with escapes for what UTF-8 cannot hold: the bytes of file names that are none."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def write_json(path: str | Path, value: Any, *, indent: int | None = 2) -> None:

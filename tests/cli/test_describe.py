@@ -95,11 +95,6 @@ def test_mistakes(mole, tmp_path):
     ):
         with pytest.raises(DataError, match=message):
             run(*arguments)
-    other = tmp_path / "other"
-    other.mkdir()
-    Image.open(image).save(other / "mole.png")
-    with pytest.raises(DataError, match="Two images have the id"):
-        run(image, other / "mole.png")
 
 
 def test_refused_images_are_named_and_the_rest_is_done(mole, tmp_path):

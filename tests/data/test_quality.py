@@ -100,6 +100,15 @@ def test_a_thumbnail_is_refused_and_the_reason_says_what_to_do() -> None:
     assert "original" in verdict.reason
 
 
+@pytest.mark.parametrize("shape", [(1, 12000), (12000, 1), (2, 50000)])
+def test_a_line_is_measured_in_little_memory(shape: tuple[int, int]) -> None:
+    line = np.full((*shape, 3), 120, np.uint8)
+    assert max(measured_copy(line).shape) == 16 * 256
+    assert measure_quality(line).short_side == min(shape)
+    wide = np.full((300, 900, 3), 120, np.uint8)
+    assert measured_copy(wide).shape == (256, 768, 3)
+
+
 def test_blocks_are_seen_at_low_jpeg_quality_only() -> None:
     def saved(quality: int) -> NDArray[np.uint8]:
         return np.asarray(cv2.imdecode(cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], 1))

@@ -453,6 +453,36 @@ def test_bad_csv(tmp_path: Path, text: str, parts: tuple[str, ...]) -> None:
     refused(plant(tmp_path, {"labels.csv": text, "in/a.jpg": None}), "labels.csv", *parts)
 
 
+def test_a_csv_names_the_image_in_its_folder(tmp_path: Path) -> None:
+    plant(tmp_path, {"p1/IMG.jpg": None, "p2/IMG.jpg": None, "p1/one.jpg": None, "p2/x.jpg": None, "p2/x.png": None})
+    table = tmp_path / "c.csv"
+    for name, expected in (
+        ("p2/IMG.jpg", "p2/IMG.jpg"),
+        ("p2/IMG", "p2/IMG.jpg"),
+        ("p2\\IMG.jpg", "p2/IMG.jpg"),
+        ("one", "p1/one.jpg"),
+        ("x.png", "p2/x.png"),
+    ):
+        table.write_text(f"image,diagnosis\n{name},nevus\n")
+        assert list(read_dataset(table)["path"]) == [str(tmp_path / expected)]
+    for name, *parts in (
+        ("p9/IMG.jpg", "row 2", "which is not in"),
+        ("IMG", "row 2", "of which there are 2", "p1/IMG.jpg, p2/IMG.jpg"),
+        ("p2/x", "row 2", "of which there are 2", "p2/x.jpg, p2/x.png"),
+        ("p1/x.jpg", "row 2", "which is not in"),
+    ):
+        table.write_text(f"image,diagnosis\n{name},nevus\n")
+        refused(table, *parts)
+    table.write_text("image,diagnosis\np1/IMG.jpg,nevus\np2/IMG.jpg,melanoma\np1/one,nevus\n")
+    records = read_dataset(table).set_index("image_id")
+    assert records["path"].to_dict() == {
+        "p1_IMG": str(tmp_path / "p1/IMG.jpg"),
+        "p2_IMG": str(tmp_path / "p2/IMG.jpg"),
+        "p1_one": str(tmp_path / "p1/one.jpg"),
+    }
+    assert records["diagnosis"].to_dict() == {"p1_IMG": "NV", "p2_IMG": "MEL", "p1_one": "NV"}
+
+
 def test_a_csv_without_diagnoses_must_be_named_itself(tmp_path: Path) -> None:
     plant(tmp_path, {"list.csv": "image\na\n", "in/a.jpg": None})
     assert column(read_dataset(tmp_path / "list.csv"), "diagnosis") == {"a": None}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pesi.data.correction import correct
-from pesi.data.regions import Corrected, LesionBox, WholeImage, lesion_box
+from pesi.data.regions import Corrected, LesionBox, WholeImage, finds_lesion, lesion_box
 
 
 def mask_of(top: int, bottom: int, left: int, right: int, size: int = 100) -> np.ndarray:
@@ -54,6 +54,17 @@ def test_lesion_is_cut_at_the_files_own_resolution(side, contrast):
     inside = crop[18:46, 18:46].astype(float)
     assert crop[:14].max() < 60
     assert inside.std() > contrast  # a chequerboard of 0 and 255 has 127; cut from 64 pixels, 92
+
+
+def test_a_lesion_that_fills_the_picture_is_found():
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    fills = LesionBox(32, "squeeze", 0.25, lambda square: np.ones(square.shape[:2], bool), "test")
+    none = LesionBox(32, "squeeze", 0.25, lambda square: None, "test")
+    assert np.array_equal(fills(image), none(image))
+    assert finds_lesion(fills, image)
+    assert finds_lesion(Corrected(fills, ("shades_of_gray",)), image)
+    assert not finds_lesion(none, image)
+    assert not finds_lesion(WholeImage(32, "squeeze"), image)
 
 
 def test_where_no_lesion_is_found_the_image_is_whole():

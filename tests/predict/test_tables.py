@@ -25,11 +25,16 @@ def test_tables(tmp_path, results, suffix):
     path = tmp_path / f"out{suffix}"
     write_predictions(path, results)
     frame = pd.read_csv(path) if suffix == ".csv" else pd.read_parquet(path)
-    assert list(frame.columns) == ["image", "melanoma", "seborrheic_keratosis", "nevus", "triage", "no_result"]
-    assert list(frame["image"]) == ["train_000", "train_001", "train_002"]
+    names = ["melanoma", "seborrheic_keratosis", "nevus"]
+    assert list(frame.columns) == ["image", *names, "triage", "no_result", "path"]
+    assert list(frame["image"]) == ["train_000", "train_001", "train_002", "bad"]
+    assert list(frame["path"][:3]) == [result.path for result in results[:3]]
+    assert frame.iloc[3][names].isna().all()
+    assert frame["no_result"].iloc[3] == "cannot be read: not an image"
     assert frame["melanoma"].iloc[1] == pytest.approx(results[1].probabilities["melanoma"])
     read = read_prediction_table(path)
-    assert list(read.columns) == ["image_id", "melanoma", "seborrheic_keratosis", "nevus"]
+    assert list(read.columns) == ["image_id", *names]
+    assert list(read["image_id"]) == ["train_000", "train_001", "train_002"]
 
 
 @pytest.mark.parametrize("suffix", [".json", ".jsonl"])

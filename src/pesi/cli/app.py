@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
+import traceback
 from typing import Annotated
 
 import typer
@@ -21,7 +23,7 @@ from pesi.cli.predict import predict
 from pesi.cli.recipes import recipes
 from pesi.cli.segmenter import segment, segmenter_app
 from pesi.cli.similar import similar_app
-from pesi.cli.status import EXIT_USAGE
+from pesi.cli.status import EXIT_BUG, EXIT_USAGE
 from pesi.cli.train import train
 from pesi.errors import PesiError
 
@@ -62,11 +64,16 @@ app.add_typer(similar_app, name="similar")
 
 
 def main() -> None:
-    """Run the command line; a `PesiError` becomes a message on stderr and status 2, Ctrl-C status 130."""
+    """Run the command line; a `PesiError` becomes a message on stderr and status 2, Ctrl-C status 130.
+
+    Anything else is a mistake of the program's: its traceback, and status 70.
+    """
     # Threads that wait give their core away: with a spinning wait, torch crawls when another program wants a core.
     # OpenMP reads it when torch is first imported, which the verbs do later.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     keep_memory()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may hold anything, as on stderr
     try:
         app()
     except PesiError as error:
@@ -75,3 +82,7 @@ def main() -> None:
     except KeyboardInterrupt:
         print("pesi: stopped.", file=sys.stderr)
         sys.exit(130)
+    except Exception:
+        traceback.print_exc()
+        print("pesi: this is a mistake of the program's, not yours: please report the lines above.", file=sys.stderr)
+        sys.exit(EXIT_BUG)

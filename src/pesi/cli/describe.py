@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pesi.cli.predict import image_files
+from pesi.cli.inputs import image_files, image_ids
 from pesi.cli.segmenter import DeviceOption, ProgressOption
-from pesi.cli.status import EXIT_REFUSED
+from pesi.cli.status import refused_status
 from pesi.errors import DataError, ImageError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def describe(
     picture: Annotated[Path | None, typer.Option(help="A folder for ID-described.png: outline, axes, colours.")] = None,
     mask: Annotated[Path | None, typer.Option(help="Your own lesion mask (PNG) of the one image given.")] = None,
     segmenter: Annotated[
-        Path | None, typer.Option(help="The lesion segmenter: a bundle's folder. Default: the shipped one.")
+        str | None, typer.Option(help="The lesion segmenter: a bundle's folder. Default: the shipped one.")
     ] = None,
     attention: Annotated[
         bool, typer.Option(help="Also measure how much of the classifier's attention is inside the lesion.")
@@ -44,7 +44,7 @@ def describe(
     """Describe the lesion in each image after the ABCD rule of dermatoscopy: a measurement, not a diagnosis.
 
     The numbers stand beside the classifier's probability and never go into it. An image that cannot be read is named
-    on stderr and the rest is done; the exit status is then 1.
+    on stderr and the rest is done; the exit status is then 1, and 2 where none could be read.
 
     Examples:
 
@@ -68,7 +68,7 @@ def describe(
             raise DataError(f"The scale {pixels_per_mm:g} pixels per mm is not a positive number.", "Give such as 50.")
         mm_per_pixel = 1 / pixels_per_mm
     paths = image_files(inputs)
-    ids = _ids(paths)
+    ids = image_ids(paths)
     if mask is not None and len(paths) != 1:
         raise typer.BadParameter("A mask belongs to one image.", param_hint="--mask")
     find = _Finder(mask, segmenter, device)
@@ -77,7 +77,7 @@ def describe(
     refused = 0
     show = progress and sys.stderr.isatty() and len(paths) > 1
     with tqdm(total=len(paths), unit="image", desc="describing", disable=not show, leave=False) as bar:
-        for image_id, path in ids.items():
+        for image_id, path in zip(ids, paths, strict=True):
             try:
                 image = decode_image(path)
                 lesion = find(image, path)
@@ -102,13 +102,14 @@ def describe(
     if picture is not None:
         print(f"{len(results) - refused} pictures in {picture}", file=sys.stderr)
     if refused:
-        raise typer.Exit(EXIT_REFUSED)
+        raise typer.Exit(refused_status(refused, len(paths)))
 
 
 class _Finder:
     """Gives an image's lesion: from the user's mask, or by the segmenter. `name` says which."""
 
-    def __init__(self, mask: Path | None, segmenter: Path | None, device: str | None) -> None:
+    def __init__(self, mask: Path | None, segmenter: str | None, device: str | None) -> None:
+        from pesi.predict.bundle_files import named_bundle
         from pesi.predict.segmenter import LesionSegmenter, shipped_segmenter
 
         self._mask = mask
@@ -116,7 +117,9 @@ class _Finder:
         self.name = "the given mask"
         if mask is None:
             self._segmenter = (
-                LesionSegmenter.load(segmenter, device=device) if segmenter else shipped_segmenter(device=device)
+                LesionSegmenter.load(named_bundle(segmenter), device=device)
+                if segmenter
+                else shipped_segmenter(device=device)
             )
             self.name = self._segmenter.bundle_id
 
@@ -157,22 +160,6 @@ def _classifier(bundle: str | None, device: str | None) -> Classifier:
     classifier = load(bundle, device=device)
     check_whole_image(classifier)
     return classifier
-
-
-def _ids(paths: list[Path]) -> dict[str, Path]:
-    """Image id -> file.
-
-    Raises:
-        DataError: Two files give the same id.
-    """
-    ids: dict[str, Path] = {}
-    for path in paths:
-        if path.stem in ids:
-            raise DataError(
-                f"Two images have the id {path.stem!r}: {ids[path.stem]} and {path}.", "Describe them apart."
-            )
-        ids[path.stem] = path
-    return ids
 
 
 def _indented(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
@@ -22,9 +23,13 @@ def explain(
         str | None, typer.Option("--class", help="The class to explain. Default: the most probable.")
     ] = None,
     mask: Annotated[Path | None, typer.Option(help="Lesion mask (PNG): adds the share of attention inside it.")] = None,
+    gates: Annotated[bool, typer.Option(help="Say so where `pesi predict` gives no result, and why.")] = True,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ... Default: a GPU if there is one.")] = None,
 ) -> None:
     """Draw the class activation map, the attention of each stage, and both blended.
+
+    An image of poor quality, or unlike those learned from, for which `pesi predict` gives no result, is drawn too: the
+    picture says so.
 
     Examples:
 
@@ -34,10 +39,13 @@ def explain(
     """
     from pesi.predict.shipped import load
 
-    explained = draw_explanation(
-        load(bundle, device=device), image, out or Path(f"{image.stem}-explained.png"), class_name=class_, mask=mask
-    )
-    print(f"{explained.class_name}: probability {explained.probability:.3f}")
+    target = out or Path(f"{image.stem}-explained.png")
+    explained = draw_explanation(load(bundle, device=device), image, target, class_name=class_, mask=mask, gates=gates)
+    if explained.no_result:
+        print(f"no result: {explained.no_result}")
+        print(f"{explained.class_name}: the network alone says {explained.probability:.3f}")
+    else:
+        print(f"{explained.class_name}: probability {explained.probability:.3f}")
     if explained.inside is not None:
         print(f"lesion: {explained.lesion_area:.1%} of the area")
         for name, share in explained.inside.items():
@@ -46,13 +54,17 @@ def explain(
 
 
 class Explained(NamedTuple):
-    """What `draw_explanation` drew: the class, its probability, and, with a mask, each map's share inside it."""
+    """What `draw_explanation` drew: the class, its probability, and, with a mask, each map's share inside it.
+
+    `no_result` is why `pesi predict` gives none; "" where it does.
+    """
 
     picture: Path
     class_name: str
     probability: float
     lesion_area: float | None
     inside: dict[str, float] | None
+    no_result: str
 
 
 def draw_explanation(
@@ -63,10 +75,12 @@ def draw_explanation(
     class_name: str | None = None,
     mask: Path | None = None,
     prediction: Prediction | None = None,
+    gates: bool = True,
 ) -> Explained:
     """Write one image's explanation as a PNG: of each region that the classifier looks at, beneath each other.
 
-    A mask is about the whole image, so the shares inside it are of that. Without a prediction one is made.
+    A mask is about the whole image, so the shares inside it are of that. Without a prediction one is made, with its
+    gates or without.
 
     Raises:
         DataError: Unknown class; or a mask, and a classifier that does not look at the whole image first.
@@ -74,6 +88,8 @@ def draw_explanation(
     """
     import numpy as np
 
+    from pesi.data.decode import decode_image
+    from pesi.data.regions import finds_lesion
     from pesi.explain.localisation import attention_inside, check_whole_image, lesion_mask
     from pesi.explain.maps import explain as explain_image
     from pesi.explain.overlay import explanation_png, stacked_png
@@ -81,7 +97,7 @@ def draw_explanation(
 
     if mask is not None:
         check_whole_image(classifier)
-    prediction = prediction or classifier.predict(image, gates=False)
+    prediction = prediction or classifier.predict(image, gates=gates)
     name = class_name or prediction.diagnosis
     regions = classifier.config.preprocess.regions
     explanations = [explain_image(classifier, image, class_name=name, region=i) for i in range(len(regions))]
@@ -95,11 +111,16 @@ def draw_explanation(
     probability = prediction.probabilities[name]
     titles = ["The whole image" if region == "image" else "The lesion, found and cropped" for region in regions]
     if len(regions) == 2 and np.array_equal(explanations[0].image, explanations[1].image):
-        titles[regions.index("lesion")] = "No lesion was found: the whole image again"
-    titles[0] = f"{image.name}: {name} {probability:.3f}, all views averaged\n{titles[0]}"
+        found = finds_lesion(classifier.regions[regions.index("lesion")], decode_image(image))
+        why = "The lesion fills the picture" if found else "No lesion was found"
+        titles[regions.index("lesion")] = f"{why}: the whole image again"
+    said = f"{image.name}: {name} {probability:.3f}, all views averaged"
+    if prediction.no_result:
+        said = "\n".join(wrap(f"{image.name}: NO RESULT. {prediction.no_result}", 110))
+    titles[0] = f"{said}\n{titles[0]}"
     pngs = [explanation_png(explanations[0], title=titles[0], mask=lesion, inside=inside)]
     pngs += [explanation_png(each, title=title) for each, title in zip(explanations[1:], titles[1:], strict=True)]
     with whole_file(target) as temporary:
         temporary.write_bytes(stacked_png(pngs))
     area = float(lesion.mean()) if lesion is not None else None
-    return Explained(target, name, probability, area, inside)
+    return Explained(target, name, probability, area, inside, prediction.no_result)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pesi.cli.status import EXIT_REFUSED
+from pesi.cli.inputs import image_files, image_ids
+from pesi.cli.status import refused_status
 from pesi.errors import DataError
 
 if TYPE_CHECKING:
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
 
     from pesi.predict.classifier import Classifier
     from pesi.predict.prediction import Prediction, Refusal
-
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 
 
 class Format(StrEnum):
@@ -57,9 +56,9 @@ def predict(
 ) -> None:
     """Predict the probability of each diagnosis, with a triage.
 
-    An image that cannot be read is named on stderr and the rest is done; the exit status is then 1. An image of poor
-    quality, or unlike those that the classifier learned from, gives "no result" and the reason. A challenge's
-    submission must hold every image: for it, the gates are off.
+    An image that cannot be read is named on stderr and in --out, and the rest is done; the exit status is then 1, and
+    2 where none could be read. An image of poor quality, or unlike those that the classifier learned from, gives "no
+    result" and the reason. A challenge's submission must hold every image: for it, the gates are off.
 
     Examples:
 
@@ -88,7 +87,12 @@ def predict(
         check_output(out)
         if format_ is Format.isic2017 and out.suffix.lower() != ".csv":
             raise typer.BadParameter("A submission is a .csv file.", param_hint="--out")
+    if overlay is not None and overlay.exists() and not overlay.is_dir():
+        raise DataError(f"{overlay} is a file.", "Name a folder for the pictures.")
     paths = image_files(inputs)
+    ids = image_ids(paths)
+    if format_ is Format.isic2017 and ids != [path.stem for path in paths]:
+        raise DataError("Two of the images have one name, which is their id.", "A submission names each image once.")
     members = [load(name, device=device) for name in bundle] if bundle else [load(device=device)]
     classifier = members[0]
     show = progress and sys.stderr.isatty() and len(paths) > 1
@@ -98,10 +102,12 @@ def predict(
     if len(members) > 1:
         if reference is not None or overlay is not None:
             raise typer.BadParameter("An ensemble has no --reference and no --overlay: name one bundle for them.")
-        stream = Ensemble(members).predict_many(paths, views=views, batch_size=batch_size)
+        stream = Ensemble(members).predict_many(paths, image_ids=ids, views=views, batch_size=batch_size)
     else:
         cases = load_reference(reference) if reference is not None else None
-        stream = classifier.predict_many(paths, views=views, gates=gates, reference=cases, batch_size=batch_size)
+        stream = classifier.predict_many(
+            paths, image_ids=ids, views=views, gates=gates, reference=cases, batch_size=batch_size
+        )
     with tqdm(total=len(paths), unit="image", desc="predicting", disable=not show, leave=False) as bar:
         for result in stream:
             results.append(result)
@@ -125,7 +131,7 @@ def predict(
         names = " + ".join(member.config.bundle_id for member in members)
         print(f"{len(results) - len(refusals)} predictions by {names} in {out}", file=sys.stderr)
     if refusals:
-        raise typer.Exit(EXIT_REFUSED)
+        raise typer.Exit(refused_status(len(refusals), len(results)))
 
 
 def _draw(classifier: Classifier, results: list[Prediction | Refusal], folder: Path, show: bool) -> None:
@@ -139,26 +145,6 @@ def _draw(classifier: Classifier, results: list[Prediction | Refusal], folder: P
         target = folder / f"{result.image_id}-explained.png"
         draw_explanation(classifier, Path(str(result.path)), target, prediction=result)
     print(f"{len(predictions)} pictures in {folder}", file=sys.stderr)
-
-
-def image_files(inputs: list[Path]) -> list[Path]:
-    """The given files, and the images in the given folders, sorted, each once.
-
-    Raises:
-        DataError: A path does not exist, or a folder holds no images.
-    """
-    found: dict[Path, None] = {}
-    for path in inputs:
-        if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
-            if not inside:
-                raise DataError(f"{path} holds no images.", f"Images end in: {', '.join(sorted(IMAGE_SUFFIXES))}.")
-            found.update(dict.fromkeys(inside))
-        elif path.exists():
-            found[path] = None
-        else:
-            raise DataError(f"There is no {path}.", "Check the path.")
-    return list(found)
 
 
 def _print(results: list[Prediction | Refusal]) -> None:

@@ -11,8 +11,8 @@ import typer
 
 from pesi.cli.divide import NearDuplicatesOption, with_train_and_val
 from pesi.cli.evaluate import DataOption, DatasetOption, ReplicatesOption, SplitOption
-from pesi.cli.predict import image_files
-from pesi.cli.status import EXIT_REFUSED
+from pesi.cli.inputs import image_files, image_ids
+from pesi.cli.status import refused_status
 from pesi.cli.train import say
 from pesi.errors import DataError, ImageError
 
@@ -28,7 +28,7 @@ segmenter_app = typer.Typer(
     help="Train and score the lesion segmenter.", no_args_is_help=True, rich_markup_mode="markdown"
 )
 
-BundleOption = Annotated[Path | None, typer.Option(help="The segmenter: a bundle's folder. Default: the shipped one.")]
+BundleOption = Annotated[str | None, typer.Option(help="The segmenter: a bundle's folder. Default: the shipped one.")]
 DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, ... Default: a GPU if there is one.")]
 ProgressOption = Annotated[bool, typer.Option(help="Show a progress bar.")]
 
@@ -131,7 +131,9 @@ def evaluate(
 
 def segment(
     inputs: Annotated[list[Path], typer.Argument(help="Images, or folders of images (searched to any depth).")],
-    out: Annotated[Path, typer.Option(help="The folder for the masks: ID_segmentation.png, 255 for lesion.")],
+    out: Annotated[
+        Path, typer.Option(help="The folder for the masks: ID_segmentation.png, 255 for lesion. Default: here.")
+    ] = Path(),
     bundle: BundleOption = None,
     overlay: Annotated[bool, typer.Option("--overlay", help="Also write ID_outline.png: the border drawn.")] = False,
     device: DeviceOption = None,
@@ -140,9 +142,12 @@ def segment(
     """Find the lesion in each image and write it as a mask of the image's size.
 
     Where no lesion is found, the line of that image says why; its mask then holds what region there was, if any. An
-    image that cannot be read is named on stderr and the rest is done; the exit status is then 1.
+    image that cannot be read is named on stderr and the rest is done; the exit status is then 1, and 2 where none could
+    be read.
 
     Examples:
+
+        pesi segment mole.jpg
 
         pesi segment mole.jpg --out masks --overlay
 
@@ -154,17 +159,10 @@ def segment(
     from pesi.explain.outline import outlined
 
     paths = image_files(inputs)
-    ids: dict[str, Path] = {}
-    for path in paths:
-        if path.stem in ids:
-            raise DataError(
-                f"Two images have the id {path.stem!r}: {ids[path.stem]} and {path}.", "Segment them into two folders."
-            )
-        ids[path.stem] = path
     segmenter = _open(bundle, device)
     refused = missed = 0
     with _bar(len(paths), "segmenting", progress and len(paths) > 1) as bar:
-        for image_id, path in ids.items():
+        for image_id, path in zip(image_ids(paths), paths, strict=True):
             try:
                 image = decode_image(path)
             except ImageError as error:
@@ -183,7 +181,7 @@ def segment(
     done = len(paths) - refused
     print(f"{done} masks by {segmenter.config.bundle_id} in {out}; in {missed} no lesion found", file=sys.stderr)
     if refused:
-        raise typer.Exit(EXIT_REFUSED)
+        raise typer.Exit(refused_status(refused, len(paths)))
 
 
 def _records(data: str, dataset: str | None, split: str) -> pd.DataFrame:
@@ -197,10 +195,11 @@ def _records(data: str, dataset: str | None, split: str) -> pd.DataFrame:
     return records if split == "all" else records[records["split"] == split]
 
 
-def _open(bundle: Path | None, device: str | None) -> LesionSegmenter:
+def _open(bundle: str | None, device: str | None) -> LesionSegmenter:
+    from pesi.predict.bundle_files import named_bundle
     from pesi.predict.segmenter import LesionSegmenter, shipped_segmenter
 
-    return LesionSegmenter.load(bundle, device=device) if bundle else shipped_segmenter(device=device)
+    return LesionSegmenter.load(named_bundle(bundle), device=device) if bundle else shipped_segmenter(device=device)
 
 
 def _bar(total: int, what: str, progress: bool) -> Any:

@@ -2,3 +2,9 @@
 
 EXIT_REFUSED = 1  # some inputs were refused, the rest was done
 EXIT_USAGE = 2  # nothing could be done: wrong option, file or setting
+EXIT_BUG = 70  # a mistake of the program's (EX_SOFTWARE of sysexits.h)
+
+
+def refused_status(refused: int, images: int) -> int:
+    """The status where images were refused."""
+    return EXIT_USAGE if refused == images else EXIT_REFUSED

@@ -16,6 +16,7 @@ from pesi.data.masks import Mask
 from pesi.data.transforms import Image, check_rgb, resize
 
 SIDE = 256  # pixels of the shorter side of the copy that is measured
+_LONGEST = 16 * SIDE  # of its longer side: a line of a thousand pixels would become one of a quarter of a million
 
 _MEAN_TO_SD = (
     float(np.sqrt(np.pi / 2)) / 6
@@ -50,10 +51,10 @@ class QualityMeasures(NamedTuple):
 
 
 def measured_copy(image: Image) -> Image:
-    """The image (H, W, 3) with its shorter side brought to `SIDE` pixels, its shape kept."""
+    """The image (H, W, 3) with its shorter side brought to `SIDE` pixels, its shape kept up to 16 : 1."""
     height, width = image.shape[:2]
     scale = SIDE / min(height, width)
-    return resize(image, max(1, round(height * scale)), max(1, round(width * scale)))
+    return resize(image, *(min(round(side * scale), _LONGEST) for side in (height, width)))
 
 
 def sharpness(copy: Image) -> float:

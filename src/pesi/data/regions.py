@@ -148,6 +148,12 @@ def lesion_box(mask: NDArray[np.bool_], margin: float) -> Box:
     return Box(*((start, start + side) for start in starts))
 
 
+def finds_lesion(region: Region, image: Image) -> bool:
+    """Whether the region is a lesion's that is found in (H, W, 3), so that the whole image need not stand in."""
+    box = region.region if isinstance(region, Corrected) else region
+    return isinstance(box, LesionBox) and box.find(fit_square(image, box.size, box.geometry)) is not None
+
+
 def read_region(path: str | Path | bytes, region: Region) -> Image:
     """Decode one image and cut a region: the one way to pixels for training and prediction.
 

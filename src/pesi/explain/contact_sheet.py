@@ -11,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from pesi.data.transforms import Image, fit_square
+from pesi.files import utf8
 from pesi.predict.prediction import Similar
 from pesi.taxonomy import DIAGNOSES
 
@@ -31,7 +32,8 @@ def contact_sheet_png(query: Image, similar: Sequence[tuple[Similar, Image | Non
     rows = -(-panels // columns)
     figure = Figure(figsize=(2.9 * columns, 3.3 * rows + 0.4), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(f"{title}: what the network finds most alike (no proof of a diagnosis)", fontsize=9)
+    heading = f"{title}: what the network finds most alike (no proof of a diagnosis)"
+    figure.suptitle(utf8(heading), fontsize=9, parse_math=False)  # names of files may hold a $
     _panel(figure.add_subplot(rows, columns, 1), query, "the image asked about")
     for index, (case, picture) in enumerate(similar):
         known = DIAGNOSES[case.diagnosis].name if case.diagnosis in DIAGNOSES else case.diagnosis
@@ -50,6 +52,6 @@ def _panel(axes: Axes, picture: Image | None, text: str) -> None:
         )
     else:
         axes.imshow(fit_square(picture, _SIDE, "center_crop"))
-    axes.set_title(text, fontsize=8)
+    axes.set_title(utf8(text), fontsize=8, parse_math=False)
     axes.set_xticks([])
     axes.set_yticks([])

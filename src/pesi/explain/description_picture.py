@@ -18,6 +18,7 @@ from pesi.explain.border import ABRUPT_ABOVE, EIGHTHS, Points, feret_diameter, o
 from pesi.explain.colours import REFERENCES, colour_map, srgb
 from pesi.explain.description import LesionDescription
 from pesi.explain.lesion_patch import lesion_patch
+from pesi.files import utf8
 
 _AXES = ("#56B4E9", "#E69F00")
 _ABRUPT, _GRADUAL, _HIDDEN = "#D55E00", "#FFFFFF", "#999999"
@@ -39,7 +40,7 @@ def description_png(image: Image, mask: Mask, description: LesionDescription, *,
     FigureCanvasAgg(figure)
     left = figure.add_subplot(1, 2 if found else 1, 1)
     if title:
-        figure.suptitle(title, fontsize=12)
+        figure.suptitle(utf8(title), fontsize=12, parse_math=False)
     step = max(1, math.ceil(max(image.shape[:2]) / _SEEN))
     height, width = image.shape[:2]
     left.imshow(image[::step, ::step], extent=(-0.5, width - 0.5, height - 0.5, -0.5))

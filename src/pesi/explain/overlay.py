@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from pesi.data.transforms import Image
 from pesi.explain.maps import Explanation, Map
+from pesi.files import utf8
 
 
 def explanation_png(
@@ -52,7 +53,7 @@ def explanation_png(
     blended = explanation.blended / uniform
     _attention_panel(axes[-1], explanation.image, blended, "blended", mask, inside, legend="evidence x attention")
     heading = f"{explanation.class_name}: probability {explanation.probability:.3f} by this view alone"
-    figure.suptitle(f"{title}\n{heading}" if title else heading, fontsize=12)
+    figure.suptitle(utf8(f"{title}\n{heading}" if title else heading), fontsize=12, parse_math=False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from importlib.resources import files
 from pathlib import Path
 from typing import TypeVar
 
@@ -68,6 +69,15 @@ def write_bundle(folder: str | Path, config: BaseModel, weights: bytes, *, card:
         temporary.write_bytes(weights)
     write_text(folder / CARD, card)
     write_text(folder / CONFIG, config.model_dump_json(indent=2) + "\n")
+
+
+def named_bundle(path_or_name: str | Path) -> Path:
+    """A bundle's folder, or where there is none of that name, the one of that name that comes with the package."""
+    folder = Path(path_or_name)
+    if (folder / CONFIG).is_file() or folder.name != str(path_or_name):
+        return folder
+    shipped = Path(str(files("pesi") / "bundles")) / folder.name
+    return shipped if (shipped / CONFIG).is_file() else folder
 
 
 def bundle_kind(folder: str | Path) -> str:

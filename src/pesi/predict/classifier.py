@@ -24,6 +24,7 @@ from pesi.nn.cnn import PesiCNN, PesiMaps
 from pesi.predict.bundle import BundleConfig, load_bundle
 from pesi.predict.calibration import calibrated_probabilities
 from pesi.predict.conformal import prediction_sets
+from pesi.predict.device import torch_device
 from pesi.predict.novelty import NoveltyStatistics, novelty_score, novelty_verdict
 from pesi.predict.prediction import Prediction, Refusal, Similar
 from pesi.predict.regions import regions_of
@@ -98,7 +99,7 @@ class Classifier:
         device: str | None = None,
     ) -> None:
         self.config = config
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = torch_device(device)
         self.network = network.eval().to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.novelty = novelty
         self.task: Task = config.to_task()

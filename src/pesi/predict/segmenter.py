@@ -17,6 +17,7 @@ from pesi.data.masks import Mask, unfit_square
 from pesi.data.transforms import Image, check_rgb, fit_square, normalise, resize, to_tensor
 from pesi.errors import BundleError, ImageError
 from pesi.nn.segmenter import PesiSegmenter
+from pesi.predict.device import torch_device
 from pesi.predict.segmenter_bundle import SegmenterConfig, load_segmenter
 
 
@@ -89,7 +90,7 @@ class LesionSegmenter:
 
     def __init__(self, config: SegmenterConfig, network: PesiSegmenter, *, device: str | None = None) -> None:
         self.config = config
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = torch_device(device)
         self.network = network.eval().to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._latest: tuple[bytes, NDArray[np.float32]] | None = None  # a picture, and what the network said of it
 

@@ -6,7 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from pesi.errors import BundleError
-from pesi.predict.bundle_files import bundle_kind
+from pesi.predict.bundle_files import bundle_kind, named_bundle
 from pesi.predict.classifier import Classifier
 
 
@@ -34,8 +34,7 @@ def bundle_folder(path_or_name: str | Path | None = None) -> Path:
                 "Name one (--bundle RUN/bundle), or train it: pesi train pesi50 --data DIR, or pesi demo.",
             )
         return next(iter(shipped.values()))
-    folder = Path(path_or_name)
-    return folder if folder.is_dir() else shipped.get(str(path_or_name), folder)
+    return named_bundle(path_or_name)
 
 
 def load(path_or_name: str | Path | None = None, *, device: str | None = None) -> Classifier:

@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+import cv2
+
 from pesi.errors import ImageError
 from pesi.predict.prediction import Prediction, Refusal
 
@@ -47,6 +49,8 @@ def predict_stream(
             return read(path)
         except ImageError as error:
             return error
+        except (MemoryError, cv2.error) as error:  # OpenCV's own way to say that memory is short
+            return ImageError(f"{path} asks for more memory than there is ({error}).", "Save it smaller.")
 
     with ThreadPoolExecutor(2) as pool:
         for start in range(0, len(files), batch_size):

@@ -11,11 +11,12 @@ from pathlib import Path
 import pandas as pd
 
 from pesi.errors import DataError, PesiError
-from pesi.files import whole_file, write_text
+from pesi.files import utf8, whole_file, write_text
 from pesi.predict.prediction import Prediction, Refusal
 
 SUFFIXES: tuple[str, ...] = (".csv", ".json", ".jsonl", ".parquet")
 ISIC2017_COLUMNS: tuple[str, ...] = ("melanoma", "seborrheic_keratosis")
+_UNREAD = "cannot be read: "
 
 
 def check_output(path: str | Path) -> None:
@@ -33,9 +34,9 @@ def check_output(path: str | Path) -> None:
 def write_predictions(path: str | Path, results: Sequence[Prediction | Refusal]) -> None:
     """Write predictions to a file, in the format of its ending, whole or not at all.
 
-    Tables (.csv, .parquet) have the columns image, one probability a class, triage, no_result; files that cannot be
-    read are left out of them, and images without a result have the reason and no probabilities. JSON (.json: a list,
-    .jsonl: one object a line) holds everything, refusals too.
+    Tables (.csv, .parquet) have the columns image, one probability a class, triage, no_result, path; images without a
+    result, also those that cannot be read, have the reason and no probabilities. JSON (.json: a list, .jsonl: one
+    object a line) holds everything.
 
     Raises:
         PesiError: The ending is unknown.
@@ -59,18 +60,18 @@ def write_predictions(path: str | Path, results: Sequence[Prediction | Refusal])
 
 
 def prediction_frame(results: Sequence[Prediction | Refusal]) -> pd.DataFrame:
-    """Predictions as a frame: image, one probability a class (none without a result), triage, no_result."""
-    rows = [
-        {
-            "image": result.image_id,
-            **{name: None if result.no_result else value for name, value in result.probabilities.items()},
-            "triage": result.triage or "",
-            "no_result": result.no_result,
-        }
-        for result in results
-        if isinstance(result, Prediction)
-    ]
-    return pd.DataFrame(rows, columns=list(rows[0]) if rows else ["image", "triage", "no_result"])
+    """Predictions as a frame: image, one probability a class (none without a result), triage, no_result, path."""
+    names = next((list(result.probabilities) for result in results if isinstance(result, Prediction)), [])
+    rows = []
+    for result in results:
+        if isinstance(result, Prediction):
+            values = {} if result.no_result else dict(result.probabilities)
+            triage, reason = result.triage or "", result.no_result
+        else:
+            values, triage, reason = {}, "", f"{_UNREAD}{result.reason}"
+        row: dict[str, object] = {"image": result.image_id, "triage": triage, "no_result": reason, "path": result.path}
+        rows.append({key: utf8(value) if isinstance(value, str) else value for key, value in row.items()} | values)
+    return pd.DataFrame(rows, columns=["image", *names, "triage", "no_result", "path"])
 
 
 def isic2017_submission(results: Sequence[Prediction | Refusal]) -> str:
@@ -103,7 +104,8 @@ def isic2017_submission(results: Sequence[Prediction | Refusal]) -> str:
 def read_prediction_table(path: str | Path) -> pd.DataFrame:
     """A table of probabilities as `evaluate` and `compare` want it: `image_id`, then one column a class.
 
-    Takes what `write_predictions` wrote (.csv, .parquet) and the challenge's submissions.
+    Takes what `write_predictions` wrote (.csv, .parquet) and the challenge's submissions; files that could not be read
+    are left out.
 
     Raises:
         DataError: The file is missing, has no image column, or holds something that is no probability.
@@ -115,7 +117,9 @@ def read_prediction_table(path: str | Path) -> pd.DataFrame:
         frame = pd.read_parquet(path) if path.suffix.lower() == ".parquet" else pd.read_csv(path, dtype={0: str})
     except (ValueError, OSError) as error:
         raise DataError(f"{path} cannot be read as a table: {error}", "Give a .csv or .parquet file.") from error
-    frame = frame.rename(columns={"image": "image_id"}).drop(columns=["triage", "no_result"], errors="ignore")
+    if "no_result" in frame:
+        frame = frame[~frame["no_result"].astype(str).str.startswith(_UNREAD)].reset_index(drop=True)
+    frame = frame.rename(columns={"image": "image_id"}).drop(columns=["triage", "no_result", "path"], errors="ignore")
     if "image_id" not in frame:
         raise DataError(f"{path} has no column image_id (or image).", "Write it with: pesi predict DIR --out FILE.")
     frame["image_id"] = frame["image_id"].astype(str)

@@ -10,11 +10,14 @@ from pesi.data.readers.csv_file import Row
 from pesi.errors import DataError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-_NO_PICTURES = ("_superpixels", "_segmentation")  # ISIC's companions of an image, in the same folders
+_NO_PICTURES = (
+    *("_superpixels", "_segmentation"),  # ISIC's companions of an image, in the same folders
+    *("_outline", "-explained", "-described"),  # what Pesi-CNN draws beside them
+)
 
 
 def is_image(name: str) -> bool:
-    """Whether a file's name is that of a picture: not a hidden file, a mask or superpixels."""
+    """Whether a file's name is that of a picture: not a hidden file, a mask, superpixels or drawn by us."""
     stem, suffix = Path(name.lower()).stem, Path(name.lower()).suffix
     return suffix in SUFFIXES and not stem.startswith(".") and not stem.endswith(_NO_PICTURES)
 
@@ -60,6 +63,16 @@ def images_by_id(folders: Iterable[Path]) -> dict[str, Path]:
                     )
                 here[path.stem] = path
             found = here | found
+    return found
+
+
+def images_by_name(root: Path) -> dict[str, list[Path]]:
+    """All pictures in a folder and in the folders in it, by file name and by id (the name without its ending)."""
+    found: dict[str, list[Path]] = {}
+    for folder in _tree(root):
+        for path in image_paths(folder):
+            for name in (path.name, path.stem):
+                found.setdefault(name, []).append(path)
     return found
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 from pesi.data.readers.csv_file import Row, csv_header, read_csv
 from pesi.data.readers.diagnosis_names import diagnosis_code
 from pesi.data.readers.folder import SPLIT_NAMES
-from pesi.data.readers.image_files import SUFFIXES, image_of, images_by_id
+from pesi.data.readers.image_files import SUFFIXES, images_by_name
 from pesi.data.records import record_table
 from pesi.errors import DataError
 
@@ -58,8 +58,11 @@ def fitting_files(folder: Path) -> list[Path]:
 def read_own_csv(root: Path) -> pd.DataFrame:
     """Read a CSV file of the user's own; `LOOKS_FOR` and the table of names above say what it needs.
 
-    - `path` and `mask_path` are relative to the CSV file, or absolute. Without `path`, the image is the one file of
-      that name (with or without ending) in the CSV's folder or the folders in it.
+    - `path` and `mask_path` are relative to the CSV file, or absolute. Without `path`, the image is named with its
+      folder (from the CSV's), or it is the one file of that name in the CSV's folder or the folders in it; with or
+      without ending.
+    - An image's id is its name without folder and ending; where that is not unique, all ids are the names with their
+      folders, with `_` between the parts.
     - Diagnoses that are ISIC abbreviations or full names, in any case, become the abbreviation; others stay as they
       are. An empty field is an unknown diagnosis. A column `target` must be 0 (BENIGN) or 1 (MALIGNANT).
     - `split` is train, val or test (training, valid, validation, testing are understood).
@@ -79,13 +82,18 @@ def read_own_csv(root: Path) -> pd.DataFrame:
             f"{root} has no column that names the image; its columns are: {', '.join(csv_header(root)) or 'none'}.",
             f"Name it one of: {', '.join((*_NAMES['image_id'], *_NAMES['path']))}.",
         )
-    images = {} if "path" in columns else images_by_id([root.parent])
+    images = {} if "path" in columns else images_by_name(root.parent)
+    field = columns["image_id"] if "image_id" in columns else columns["path"]
+    rows = read_csv(root)
+    names = [row.needed(field).replace("\\", "/") for row in rows]
+    ids = [_stem(name) for name in names]
+    if len(set(ids)) < len(ids) and any("/" in name for name in names):
+        ids = ["_".join((*Path(name).parts[:-1], _stem(name))).lstrip("/_") for name in names]
     first: dict[str, Row] = {}
     records = []
-    for row in read_csv(root):
-        record = _record(row, columns, images)
+    for row, image_id in zip(rows, ids, strict=True):
+        record = _record(row, columns, image_id, images)
         if record["image_id"] in first:
-            field = columns.get("image_id", columns.get("path", ""))
             raise row.error(
                 field,
                 f"names the image {record['image_id']!r}, as row {first[record['image_id']].number} does",
@@ -107,21 +115,19 @@ def _columns(header: list[str]) -> dict[str, str]:
     return found
 
 
-def _record(row: Row, columns: dict[str, str], images: dict[str, Path]) -> dict[str, Any]:
+def _record(row: Row, columns: dict[str, str], image_id: str, images: dict[str, list[Path]]) -> dict[str, Any]:
     folder = row.file.parent
     if "path" in columns:
         path = folder / row.needed(columns["path"])
         if not path.is_file():
             raise row.error(columns["path"], f"names {path}, which is not there", "Correct the path (from the CSV).")
     else:
-        field = columns["image_id"]
-        stem = _stem(row.needed(field))
-        path = image_of(images, Row(row.file, row.number, {field: stem}), field, [folder])
+        path = _named(row, columns["image_id"], images)
     mask = row.text(columns.get("mask_path", ""))
     if mask is not None and not (folder / mask).is_file():
         raise row.error(columns["mask_path"], f"names {folder / mask}, which is not there", "Correct or empty it.")
     return {
-        "image_id": _stem(row.needed(columns["image_id"])) if "image_id" in columns else path.stem,
+        "image_id": image_id,
         "path": str(path),
         "diagnosis": _diagnosis(row, columns.get("diagnosis", "")),
         "lesion_id": row.text(columns.get("lesion_id", "")),
@@ -133,6 +139,28 @@ def _record(row: Row, columns: dict[str, str], images: dict[str, Path]) -> dict[
         "site": row.site(columns.get("site", "")),
         "source": row.text(columns.get("source", "")) or "csv",
     }
+
+
+def _named(row: Row, field: str, images: dict[str, list[Path]]) -> Path:
+    """The picture that a row names.
+
+    Raises:
+        DataError: There is none, or several.
+    """
+    folder, name = row.file.parent, row.needed(field).replace("\\", "/")
+    if "/" in name and (folder / name).is_file():
+        return folder / name
+    among = images.get(Path(name).name) or images.get(_stem(name), [])
+    if "/" in name:
+        among = [path for path in among if path.parent == (folder / name).parent]
+    if not among:
+        told = f"names the image {name!r}, which is not in {folder}"
+        raise row.error(field, told, "Add the image, or remove the row.")
+    if len(among) > 1:
+        found = [path.relative_to(folder).as_posix() for path in among]
+        told = f"names the image {name!r}, of which there are {len(among)}: {', '.join(found[:3])}"
+        raise row.error(field, told, f"Name it with its folder and ending, such as {found[0]}.")
+    return among[0]
 
 
 def _stem(name: str) -> str:

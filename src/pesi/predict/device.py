@@ -1,0 +1,23 @@
+"""Where to compute."""
+
+from __future__ import annotations
+
+import torch
+
+from pesi.errors import PesiError
+
+
+def torch_device(name: str | None = None) -> torch.device:
+    """The device of that name, such as "cpu" or "cuda"; None: a GPU if there is one.
+
+    Raises:
+        PesiError: There is no such device here.
+    """
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # AssertionError: built without CUDA
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise PesiError(f"Cannot compute on the device {name!r}: {reason}.", "Use --device cpu.") from error
+    return device
