@@ -11,6 +11,7 @@ from PIL import Image
 from pesi.cli.divide import with_train_and_val
 from pesi.data.records import record_table
 from pesi.data.synthetic import write_synthetic
+from pesi.errors import DataError
 
 
 @pytest.fixture(scope="module")
@@ -65,3 +66,25 @@ def test_the_command_line_keeps_copies_together(copies: pd.DataFrame, tmp_path: 
     )
     assert done.exit_code == 0, done.output
     assert apart(pd.read_csv(tmp_path / "run" / "records.csv")) == 0
+
+
+def test_masks_are_divided_without_diagnoses(copies: pd.DataFrame) -> None:
+    options = {"val": 0.3, "seed": 0, "near_duplicates": False, "progress": False, "masked": True}
+    with pytest.raises(DataError, match="lesion mask"):
+        with_train_and_val(copies, **options)
+    with pytest.raises(DataError, match="lesion mask"):
+        with_train_and_val(copies.assign(mask_path="m.png", split="test"), **options)
+    some = copies.assign(
+        mask_path=copies["path"].where(copies.index % 4 > 0, None),
+        diagnosis=copies["diagnosis"].where(copies.index % 2 > 0, None),
+    )
+    for table in (some, some.assign(diagnosis=None)):
+        divided = with_train_and_val(table, **options)
+        assert set(divided["split"]) == {"train", "val"}
+        assert sorted(divided["image_id"]) == sorted(table["image_id"][table["mask_path"].notna()])
+        known = table.set_index("image_id").loc[divided["image_id"], "diagnosis"]
+        assert list(divided["diagnosis"].fillna("-")) == list(known.fillna("-"))
+        assert abs((divided["split"] == "val").mean() - 0.3) < 0.05
+    # A validation part without any mask is none for the segmenter.
+    own = some.assign(split=["val", "train", "train", "train"] * 12)
+    assert set(with_train_and_val(own, **options)["split"]) == {"train", "val"}

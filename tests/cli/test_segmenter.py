@@ -62,6 +62,26 @@ def test_train_scores_its_bundle(trained, data):
     assert f"{metrics['jaccard']:.3f}" in run("segmenter", "train", "--resume", folder).stdout  # finished: scored again
 
 
+def test_training_needs_masks_and_no_diagnoses(data, tmp_path):
+    rows = ["image_id,path,mask_path"]
+    for path in sorted((data / "images" / "train").iterdir()):
+        mask = next((data / "masks").rglob(f"{path.stem}*"))
+        rows.append(f"{path.stem},{path},{mask}")
+    rows.append(rows[-1].rsplit(",", 1)[0].replace(path.stem, "unmarked", 1) + ",")
+    (tmp_path / "masks.csv").write_text("\n".join(rows))
+    arguments = ("--data", tmp_path / "masks.csv", "--out", tmp_path / "run", "--pretrained", "", "--threads", 1)
+    run("segmenter", "train", "segmenter-lite0", *arguments, *SETS, "--set", "val_share=0.3")
+    splits = json.loads((tmp_path / "run" / "splits.json").read_text())
+    assert splits["train"]["count"] + splits["val"]["count"] == 12
+
+
+def test_resume_takes_no_other_option(trained):
+    for option in (("--data", "x"), ("--set", "epochs=2"), ("--accelerator", "auto"), ("--threads", 0)):
+        result = run("segmenter", "train", "--resume", trained[0], *option, status=2)
+        assert f"{option[0]} does not go with --resume" in " ".join(result.stderr.split())
+    run("segmenter", "train", "--resume", trained[0], "--no-progress")
+
+
 def test_evaluate(trained, data, tmp_path):
     told = run("segmenter", "evaluate", "--bundle", trained[0] / "bundle", "--data", data, "--out", tmp_path / "s")
     assert "4 images (val of syn)" in told.stdout

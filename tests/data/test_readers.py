@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -451,6 +453,26 @@ def test_csv_by_other_names(tmp_path: Path, text: str, expected: dict[str, str |
 )
 def test_bad_csv(tmp_path: Path, text: str, parts: tuple[str, ...]) -> None:
     refused(plant(tmp_path, {"labels.csv": text, "in/a.jpg": None}), "labels.csv", *parts)
+
+
+def test_a_csv_column_without_a_name_is_none(tmp_path: Path) -> None:
+    """As pandas writes its index: it is no mask, lesion, split or age."""
+    pictures = {"in/a.jpg": None, "in/b.jpg": None}
+    table = read_dataset(plant(tmp_path, {"labels.csv": ",image,dx\n0,a,nv\n999,b,bcc\n"} | pictures))
+    assert column(table, "diagnosis") == {"a": "NV", "b": "BCC"}
+    assert table.drop(columns=["image_id", "path", "diagnosis", "source"]).isna().all(axis=None)
+    assert set(table["source"]) == {"csv"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a file's name is always Unicode")
+def test_a_file_name_that_is_no_utf_8_is_named(tmp_path: Path) -> None:
+    (tmp_path / "nevus").mkdir()
+    (tmp_path / "melanoma").mkdir()
+    (tmp_path / "nevus" / "b.jpg").touch()
+    Path(os.fsdecode(bytes(tmp_path / "melanoma") + b"/l\xe9sion.jpg")).touch()
+    with pytest.raises(DataError, match=r"melanoma/l\\udce9sion\.jpg is not UTF-8") as caught:
+        read_dataset(tmp_path)
+    assert "Rename" in caught.value.cure
 
 
 def test_a_csv_names_the_image_in_its_folder(tmp_path: Path) -> None:

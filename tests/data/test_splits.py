@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from pesi.data.readers import read_dataset
 from pesi.data.records import record_table
-from pesi.data.splits import folds, group_ids, id_lists, leak_report, split_records
+from pesi.data.splits import folds, group_ids, id_lists, leak_report, read_ids, split_records
 from pesi.errors import DataError
 
 
@@ -245,3 +245,10 @@ def test_isic2017_near_duplicates_cross_the_official_split(real_data: Callable[[
     assert report.images == {"train": 2000, "val": 150, "test": 600}
     assert report.pairs is not None
     assert len(report.pairs) == (pairs["split_a"] != pairs["split_b"]).sum() == 6
+
+
+def test_ids_are_read_a_line_each(tmp_path: Path) -> None:
+    (tmp_path / "ids.txt").write_bytes(b"\xef\xbb\xbfmole 1\r\n  img_2 \n\n\tthe last")
+    assert read_ids(tmp_path / "ids.txt") == {"mole 1", "img_2", "the last"}
+    (tmp_path / "ids.txt").write_bytes(b"")
+    assert read_ids(tmp_path / "ids.txt") == set()

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from conftest import write_spots
 from pesi.cli.app import app
-from pesi.cli.audit import progress_bars, were_fitted_on
+from pesi.cli.audit import progress_bars, unseen_by_network
 from pesi.data.readers import read_dataset
 from pesi.errors import DataError, PesiError
 from pesi.evaluate.audit.run import TOPICS
@@ -156,9 +156,9 @@ def test_calibrate_makes_a_new_bundle_of_the_same_weights(tmp_path, tiny_run, sp
     assert "the val images of clinic" in said
     # The images that set everything are known as such from now on, and no others are.
     classifier, records = load(tmp_path / "new"), read_dataset(str(spots_csv))
-    assert were_fitted_on(classifier, records, "clinic")
-    assert not were_fitted_on(classifier, records.iloc[1:], "clinic")
-    assert not were_fitted_on(load(tiny_run / "bundle"), records, "clinic")
+    assert unseen_by_network(classifier, records, "clinic") == (0, len(records), 0, True)
+    assert unseen_by_network(classifier, records.iloc[1:4], "clinic") == (0, 3, 0, True)  # parts of them too
+    assert unseen_by_network(load(tiny_run / "bundle"), records, "clinic") == (0, 0, 0, True)
     refused = CliRunner().invoke(
         app, ["calibrate", str(tiny_run / "bundle"), "--data", str(spots_csv), "--out", str(tiny_run / "bundle")]
     )
@@ -190,9 +190,12 @@ def test_calibrate_lets_a_network_look_at_the_lesion_too(tmp_path, tiny_run, spo
 
 def test_images_that_trained_the_network_are_not_audited(tiny_run, spots):
     classifier = load(tiny_run / "bundle")
-    with pytest.raises(DataError, match="trained this network"):
-        were_fitted_on(classifier, spots[spots["split"] == "train"], "spots train")
-    assert were_fitted_on(classifier, spots[spots["split"] == "val"], "spots val")
+    training, validation = (spots[spots["split"] == split] for split in ("train", "val"))
+    with pytest.raises(DataError, match="24 of the 24 images of spots train trained this network"):
+        unseen_by_network(classifier, training, "spots train")
+    with pytest.raises(DataError, match="2 of the 14 images of both trained this network"):
+        unseen_by_network(classifier, pd.concat([training.iloc[:2], validation]), "both")
+    assert unseen_by_network(classifier, validation, "spots val") == (0, 12, 12, True)
 
 
 def test_mistakes_cost_no_work(tmp_path, tiny_run, spots_csv):

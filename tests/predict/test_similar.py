@@ -32,7 +32,7 @@ def reference_of(features: np.ndarray, lesions: list[str | None]) -> ReferenceSe
         ReferenceCase(image_id=f"i{k}", diagnosis="NV", path=f"i{k}.png", lesion_id=lesion)
         for k, lesion in enumerate(lesions)
     )
-    config = ReferenceConfig(bundle="b", task="t", views="single", features_sha256="", cases=cases)
+    config = ReferenceConfig(bundle="b", task="t", looks="l", views="single", features_sha256="", cases=cases)
     return ReferenceSet(config, unit_rows(features).astype(np.float16))
 
 

@@ -1,4 +1,4 @@
-"""Whole runs: what the folder holds, resume after kill -9, two processes, a full disk, early stop."""
+"""Whole runs: the folder, resume after kill -9 and a move, signals, two processes, a full disk, early stop."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,17 +16,20 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from safetensors.torch import load_file
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from safetensors.torch import load_file, save_file
 from sklearn.metrics import roc_auc_score
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from conftest import TINY
 from pesi.errors import DataError, PesiError, RecipeError, StorageError
+from pesi.nn.models import create_model
 from pesi.predict.bundle import read_config
 from pesi.taxonomy import TASKS
-from pesi.train.callbacks import WholeCheckpoints, read_checkpoint_file
+from pesi.train.callbacks import MovableCheckpoint, WholeCheckpoints, read_checkpoint_file
 from pesi.train.recipe import load_recipe
 from pesi.train.run import RunSettings, _stopped_early, open_run, run_training, start_run
+from pesi.train.trainer import check_accelerator
 
 
 def start(folder: Path, records: pd.DataFrame, *overrides: str, **settings) -> None:
@@ -115,6 +119,91 @@ def test_kill_9_and_resume_end_bit_for_bit_the_same(tmp_path, spots):
     assert fingerprint(tmp_path / "killed") == fingerprint(tmp_path / "whole")
 
 
+class _Spoil(Callback):
+    """Makes the network one of zeros after the first epoch, which so is the best."""
+
+    def on_train_epoch_start(self, trainer, pl_module) -> None:
+        if trainer.current_epoch == 1:
+            with torch.no_grad():
+                for parameter in pl_module.network.parameters():
+                    parameter.zero_()
+
+
+class _Cut(Callback):
+    """Ends the work within the second epoch."""
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        if trainer.current_epoch == 1:
+            raise RuntimeError("cut")
+
+
+def test_a_moved_run_remembers_its_best_epoch(tmp_path, spots):
+    for name in ("whole", "cut"):
+        start(tmp_path / name, spots, "epochs=3", "ema=0", "optimizer.lr=1e-3")
+    result = run_training(tmp_path / "whole", show_progress=False, callbacks=(_Spoil(),))
+    assert result["best_epoch"] == 1
+    with pytest.raises(RuntimeError, match="cut"):
+        run_training(tmp_path / "cut", show_progress=False, callbacks=(_Spoil(), _Cut()))
+    (tmp_path / "cut").rename(tmp_path / "moved")
+    assert run_training(tmp_path / "moved", show_progress=False, callbacks=(_Spoil(),)) == result
+    assert fingerprint(tmp_path / "moved") == fingerprint(tmp_path / "whole")
+    assert not (tmp_path / "cut").exists()
+
+
+def test_checkpoints_of_lightning_s_own_class_are_taken_over(tmp_path):
+    options = {"dirpath": tmp_path, "filename": "best", "monitor": "val/rank", "mode": "max"}
+    assert MovableCheckpoint(**options).state_key == ModelCheckpoint(**options).state_key
+
+
+def test_a_run_goes_on_from_anywhere_and_without_its_first_weights(tmp_path, spots, monkeypatch):
+    home, away = tmp_path / "home", tmp_path / "away"
+    home.mkdir()
+    away.mkdir()
+    save_file(create_model("pesi14", num_classes=3).state_dict(), home / "w.safetensors")
+    pictures = Path(spots["path"].iloc[0]).parent
+    (home / "pictures").symlink_to(pictures)
+    relative = spots.assign(path=spots["path"].str.replace(str(pictures), "pictures"))
+    monkeypatch.chdir(home)
+    start(tmp_path / "run", relative, "views=single", "ema=0", pretrained="w.safetensors", cache_dir="cache")
+    with pytest.raises(RuntimeError, match="cut"):
+        run_training(tmp_path / "run", show_progress=False, callbacks=(_Cut(),))
+    (home / "w.safetensors").unlink()
+    monkeypatch.chdir(away)
+    run_training(tmp_path / "run", show_progress=False)
+    assert list(away.iterdir()) == []
+    settings = open_run(tmp_path / "run").settings
+    assert (settings.pretrained, settings.cache_dir) == (str(home / "w.safetensors"), str(home / "cache"))
+    kept = json.dumps(read_config(tmp_path / "run" / "bundle").model_dump(mode="json"))
+    assert str(tmp_path) not in kept  # a bundle tells nothing of the machine
+    for number, source in enumerate(("imagenet", "", None)):
+        start(tmp_path / str(number), spots, pretrained=source)
+        assert open_run(tmp_path / str(number)).settings.pretrained == source
+
+
+COMMAND = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from pesi.cli.app import main; main()"
+)
+
+
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_stops_the_command_and_its_status_tells(tmp_path, spots, sent, status):
+    folder = tmp_path / "run"
+    start(folder, spots, "epochs=500")
+    command = [sys.executable, "-c", COMMAND, "train", "--resume", str(folder)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (folder / "checkpoints" / "last.ckpt").is_file():
+        assert process.poll() is None, "the run ended before it could be stopped"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(sent)
+    _, told = process.communicate(timeout=120)
+    assert process.returncode == status, told
+    assert f"Stopped; go on with: pesi train --resume {folder}" in told
+    assert "Traceback" not in told
+    assert not (folder / "result.json").exists()
+
+
 def test_two_processes_train_one_network(tmp_path, spots):
     """DDP over gloo: the gradients are averaged, so 2 x 6 images a step learn as 12 do in one process."""
     plain = ("ema=0", "views=single", "epochs=1", "augmentation.flip=false", "augmentation.rotation=0")
@@ -178,13 +267,59 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path):
 
 def test_damaged_checkpoints_are_named(tmp_path):
     (tmp_path / "last.ckpt").write_bytes(b"PK\x03\x04 not a checkpoint")
-    with pytest.raises(StorageError, match=r"last\.ckpt cannot be opened"):
+    with pytest.raises(StorageError, match=r"last\.ckpt cannot be opened") as caught:
         read_checkpoint_file(tmp_path / "last.ckpt")
+    assert "from the beginning" in caught.value.cure
+    assert "other checkpoint" not in caught.value.cure  # there is no going on from best.ckpt
+
+
+def test_the_cure_of_a_damaged_checkpoint_cures(tmp_path, spots):
+    start(tmp_path / "run", spots, "epochs=2", "views=single")
+    with pytest.raises(RuntimeError, match="cut"):
+        run_training(tmp_path / "run", show_progress=False, callbacks=(_Cut(),))
+    (tmp_path / "run" / "checkpoints" / "last.ckpt").write_bytes(b"PK\x03\x04 not a checkpoint")
+    with pytest.raises(StorageError) as caught:
+        run_training(tmp_path / "run", show_progress=False)
+    assert f"Delete the folder {tmp_path / 'run' / 'checkpoints'};" in caught.value.cure
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    run_training(tmp_path / "run", show_progress=False)
+    assert len((tmp_path / "run" / "log.csv").read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize("head", ["multiclass", "multilabel"])
+def test_divergence_is_told(tmp_path, spots, head):
+    start(tmp_path / "run", spots, "optimizer.lr=1e20", "ema=0", f"loss.head={head}")
+    with pytest.raises(PesiError, match="The training diverged: after epoch 1") as caught:
+        run_training(tmp_path / "run", show_progress=False)
+    assert "optimizer.lr" in caught.value.cure
+
+
+def test_what_the_machine_cannot_do_is_told_first(tmp_path, spots, monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(PesiError, match="Unknown accelerator 'tpu'"):
+        check_accelerator("tpu")
+    check_accelerator("cpu", 4)
+    check_accelerator("auto", 4)
+    start(tmp_path / "run", spots, accelerator="gpu")
+    with pytest.raises(PesiError, match="no GPU here"):
+        run_training(tmp_path / "run", show_progress=False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    check_accelerator("gpu", 2)
+    for name in ("auto", "gpu"):
+        with pytest.raises(PesiError, match="4 GPUs are asked for, and 2 here can be used"):
+            check_accelerator(name, 4)
 
 
 def test_mistakes_before_training(tmp_path, spots, tiny_run):
     with pytest.raises(PesiError, match="holds a run already"):
         start(tiny_run, spots)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "segmenter-run.json").write_text("{}")
+    with pytest.raises(PesiError, match="holds a run already") as caught:
+        start(tmp_path / "other", spots)
+    assert "pesi segmenter train --resume" in caught.value.cure
+    assert len(list((tmp_path / "other").iterdir())) == 1
     with pytest.raises(PesiError, match="not a run folder"):
         open_run(tmp_path)
     with pytest.raises(DataError, match="no val images"):

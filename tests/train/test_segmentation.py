@@ -13,6 +13,8 @@ import pandas as pd
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from PIL import Image
 from sklearn.metrics import f1_score, jaccard_score
 from torch.nn import functional
 
@@ -195,6 +197,53 @@ def test_a_cut_run_resumes_to_the_same_end(tmp_path, records):
     assert fingerprint(tmp_path / "cut") == fingerprint(tmp_path / "whole")
 
 
+class _Stop(Callback):
+    """Raises what a signal does, as Lightning's loops have it."""
+
+    def __init__(self, signalled: type[BaseException]) -> None:
+        self.signalled = signalled
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        raise self.signalled
+
+
+def test_a_stopped_run_tells_how_to_go_on(tmp_path, records):
+    few = records[records["split"].isin(["train", "val"])].groupby("split").head(4)
+    start(tmp_path / "run", few)
+    said: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        run_segmenter_training(
+            tmp_path / "run", say=said.append, show_progress=False, callbacks=(_Stop(KeyboardInterrupt),)
+        )
+    assert said[-1] == f"Stopped; go on with: pesi segmenter train --resume {tmp_path / 'run'}"
+    with pytest.raises(SystemExit) as caught:
+        run_segmenter_training(
+            tmp_path / "run", say=said.append, show_progress=False, callbacks=(_Stop(SIGTERMException),)
+        )
+    assert caught.value.code == 143
+    assert said[-1].startswith("Stopped; go on with")
+
+
+def test_divergence_is_told(tmp_path, records):
+    few = records[records["split"].isin(["train", "val"])].groupby("split").head(8)
+    start(tmp_path / "run", few, "optimizer.lr=1e30", "optimizer.warmup_epochs=0", "optimizer.clip_norm=0", "ema=0")
+    with pytest.raises(PesiError, match="The training diverged: after epoch 1") as caught:
+        run_segmenter_training(tmp_path / "run", show_progress=False)
+    assert "optimizer.lr" in caught.value.cure
+
+
+def test_a_validation_mask_of_another_size_is_refused_before_training(tmp_path, records):
+    row = records.index[records["split"] == "val"][2]
+    with Image.open(records.loc[row, "mask_path"]) as mask:
+        mask.resize((36, 36)).save(tmp_path / "small.png")
+    with pytest.raises(DataError, match=r"small\.png is 36 x 36 pixels, its image 72 x 72"):
+        start(
+            tmp_path / "run",
+            records.assign(mask_path=records["mask_path"].where(records.index != row, str(tmp_path / "small.png"))),
+        )
+    assert not (tmp_path / "run").exists()
+
+
 def test_pretrained_weights_go_into_the_encoder(tmp_path, records, capsys):
     from safetensors.torch import save_file
 
@@ -221,6 +270,11 @@ def test_mistakes_before_training(tmp_path, records):
     with pytest.raises(DataError, match="no train images with a lesion mask"):
         start(tmp_path / "a", records.assign(mask_path=None))
     assert not (tmp_path / "a").exists()
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "run.json").write_text("{}")
+    with pytest.raises(PesiError, match="holds a run already") as caught:
+        start(tmp_path / "c", records)
+    assert "pesi train --resume" in caught.value.cure
     with pytest.raises(PesiError, match="not a segmenter's run folder"):
         open_segmenter_run(tmp_path)
     start(tmp_path / "b", records, "batch_size=64")

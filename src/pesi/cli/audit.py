@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from pesi.evaluate.audit.data import AuditData, Progress
     from pesi.predict.classifier import Classifier
+    from pesi.predict.seen import Seen
 
 
 def audit(
@@ -82,8 +83,9 @@ def audit(
     write_text(out / "report.html", html)
     if keep:
         folder = bundle_folder(bundle)
-        epoch = "the epoch, " * (classifier.config.provenance.get("recipe", {}).get("select") == "best")
-        fitted = f", which also chose {epoch}the temperature and the thresholds" * sets[0].fitted_on
+        epoch = "the epoch, " if sets[0].chose_epoch else ""
+        fitted = f", which also chose {epoch}the temperature and the thresholds" if sets[0].fitted_on else ""
+        fitted = fitted or ", which also chose the epoch" * sets[0].chose_epoch
         performance = next(section for section in result.sets[0].sections if section.key == "performance")
         keep_measured(folder, measured_scores(performance.values, f"{sets[0].name}{fitted}"))
         write_json(folder / "audit.json", result.to_dict(), indent=None)
@@ -111,52 +113,78 @@ def _read_sets(
     from pesi.evaluate.audit.data import lesion_grouped_part, one_image_a_lesion, read_audit_data
 
     given, name = chosen_records(data, None, split), f"{Path(data).stem} {split}"
-    wanted = [(one_image_a_lesion(given, seed), name, were_fitted_on(classifier, given, name))]
+    wanted = [(one_image_a_lesion(given, seed), name, given)]
     for other in also:
-        records = lesion_grouped_part(chosen_records(other, None, "all"), classifier.task, also_images, seed)
+        given = chosen_records(other, None, "all")
+        records = lesion_grouped_part(given, classifier.task, also_images, seed)
         same = sum(before.split(" #")[0] == Path(other).stem for _, before, _ in wanted)
-        name = Path(other).stem + f" #{same + 1}" * bool(same)
-        wanted.append((records, name, were_fitted_on(classifier, records, name)))
+        wanted.append((records, Path(other).stem + f" #{same + 1}" * bool(same), given))
+    seen = [unseen_by_network(classifier, records, name, of=given) for records, name, given in wanted]
     return [
         read_audit_data(
-            classifier, records, name, fitted_on=fitted_on, cache_dir=str(cache) if cache else None, progress=bars
+            classifier,
+            records,
+            name,
+            fitted_on=had.fitted > 0,
+            chose_epoch=had.chose > 0,
+            cache_dir=str(cache) if cache else None,
+            progress=bars,
         )
-        for records, name, fitted_on in wanted
+        for (records, name, _), had in zip(wanted, seen, strict=True)
     ]
 
 
-def were_fitted_on(classifier: Classifier, records: pd.DataFrame, name: str) -> bool:
-    """Whether the bundle's calibration was set on just these images.
+def unseen_by_network(
+    classifier: Classifier, records: pd.DataFrame, name: str, *, of: pd.DataFrame | None = None
+) -> Seen:
+    """What the bundle has seen of images that did not train its network.
+
+    Args:
+        classifier: The bundle.
+        records: Record table of the images.
+        name: What they are called.
+        of: Those that they were drawn from.
 
     Raises:
-        DataError: They trained the network.
+        DataError: Some of them trained the network.
     """
-    from pesi.data.splits import id_hash
     from pesi.errors import DataError
+    from pesi.predict.seen import seen_images
 
-    config, digest = classifier.config, id_hash(records["image_id"])
-    splits = config.provenance.get("splits", {})
-    if digest == splits.get("train", {}).get("sha256"):
-        raise DataError(f"The images of {name} trained this network.", "Audit it on images that it has not seen.")
-    fitted = splits.get("val", {}).get("sha256") if config.fitted_on is None else config.fitted_on.sha256
-    return bool(digest == fitted)
+    drawn_from = None if of is None else list(of["image_id"])
+    seen = seen_images(classifier.config, list(records["image_id"]), of=drawn_from)
+    if seen.trained:
+        raise DataError(
+            f"{seen.trained} of the {len(records)} images of {name} trained this network.",
+            "Choose images that it has not seen.",
+        )
+    return seen
 
 
 def _provenance(classifier: Classifier, sets: list[AuditData], seed: int, replicates: int) -> dict[str, str]:
-    import hashlib
     import platform
 
     from pesi import __version__
+    from pesi.data.splits import id_hash
+    from pesi.predict.seen import seen_images
 
     rows = {"bundle": classifier.config.answer_id, "pesi-cnn": __version__, "Python": platform.python_version()}
     for part in sets:
-        digest = hashlib.sha256("\n".join(sorted(part.records["image_id"])).encode()).hexdigest()[:16]
-        known = "calibration and thresholds were set on them" if part.fitted_on else "not those of the calibration"
+        ids = list(part.records["image_id"])
+        had = seen_images(classifier.config, ids)
+        which = "them" if had.fitted in (0, len(ids)) else f"{had.fitted} of them"
+        known = f"calibration and thresholds were set on {which}" if part.fitted_on else ""
+        known = known or f"{'not' if had.known else 'not known to be'} those of the calibration"
+        known += ", and they chose the epoch" * part.chose_epoch
         repeats = int(part.records["patient_id"].dropna().duplicated().sum())
-        rows[part.name] = f"{len(part)} images, one a lesion, {known}; SHA-256 of their sorted ids {digest}" + (
+        rows[part.name] = f"{len(part)} images, one a lesion, {known}; SHA-256 of their ids {id_hash(ids)[:16]}" + (
             f"; {repeats} repeat a patient, and intervals take lesions as independent: they are too narrow"
         ) * bool(repeats)
-    rows["overlap"] = "only whole lists of images are recognised as seen before, by their hash; parts of them are not"
+    rows["overlap"] = (
+        "images that the bundle has seen are recognised by their ids, not copies of them under other ids"
+        if seen_images(classifier.config, []).known
+        else "only whole lists of images are recognised as seen before, by their hash; parts of them are not"
+    )
     return rows | {"bootstrap resamples": str(replicates), "seed": str(seed)}
 
 

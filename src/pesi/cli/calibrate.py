@@ -80,6 +80,7 @@ def calibrate(
     """
     import numpy as np
 
+    from pesi.cli.audit import unseen_by_network
     from pesi.cli.evaluate import chosen_records
     from pesi.data.splits import read_ids
     from pesi.errors import PesiError
@@ -99,6 +100,7 @@ def calibrate(
         classifier = _looking_at(classifier, [each.value for each in dict.fromkeys(region)])
     show = progress and sys.stderr.isatty()
     records = chosen_records(data, dataset, split)
+    unseen_by_network(classifier, records, f"{Path(data).stem} {split}")
     classes = np.array([classifier.task.class_of(str(code)) for code in records["diagnosis"]], np.int64)
     outputs = _outputs(classifier, records, cache, show)
     training = None

@@ -10,12 +10,13 @@ from typing import Annotated
 
 import typer
 
-from pesi.errors import PesiError
+from pesi.errors import DataError, PesiError
 
 
 def demo(
+    ctx: typer.Context,
     out: Annotated[Path, typer.Argument(help="The folder for everything; must be new.")] = Path("demo"),
-    seed: Annotated[int, typer.Option(min=0, help="Of the images and of the training.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the images and of the training.")] = 0,
     train: Annotated[int, typer.Option(min=60, help="Training images.")] = 1200,
     test: Annotated[int, typer.Option(min=30, help="Test images.")] = 300,
     threads: Annotated[int, typer.Option(min=0, help="Threads to train with; 0: one a core.")] = 0,
@@ -40,6 +41,8 @@ def demo(
     from pesi.data.readers import read_dataset
     from pesi.data.synthetic import write_synthetic
 
+    if out.exists() and not out.is_dir():
+        raise DataError(f"{out} is a file.", "Choose a folder: pesi demo OTHER.")
     if out.exists() and any(out.iterdir()):
         raise PesiError(f"{out} is there already.", f"Choose another folder: pesi demo OTHER; or remove {out}.")
     started = time.perf_counter()
@@ -57,6 +60,7 @@ def demo(
             progress=lambda done: move(bar, done),
         )
     train_verb(
+        ctx,
         "demo-pesi14",
         data=str(images),
         out=run,

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pesi.errors import DataError
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -18,7 +20,13 @@ NearDuplicatesOption = Annotated[
 
 
 def with_train_and_val(
-    records: pd.DataFrame, *, val: float, seed: int, near_duplicates: bool, progress: bool
+    records: pd.DataFrame,
+    *,
+    val: float,
+    seed: int,
+    near_duplicates: bool,
+    progress: bool,
+    masked: bool = False,
 ) -> pd.DataFrame:
     """The record table with train and val images; a data set's own stay as they are.
 
@@ -28,18 +36,27 @@ def with_train_and_val(
         seed: Of the division.
         near_duplicates: Whether near-duplicates are found and kept together, as patients and lesions are.
         progress: Whether to show a bar on stderr.
+        masked: Whether it is a mask that an image needs, and not a diagnosis: the result has the images with a mask,
+            and those without a diagnosis are divided as a class of their own.
 
     Raises:
         ImageError: An image cannot be read.
-        DataError: There are no labelled images to divide.
+        DataError: There are no labelled images to divide, or no masks.
     """
     from pesi.data.duplicates import clusters
     from pesi.data.splits import split_records
 
+    if masked:
+        records = records[records["mask_path"].notna()].reset_index(drop=True)
+        if not (records["split"] != "test").any():
+            raise DataError("No image that could be trained with has a lesion mask.", "Name a data set with masks.")
     if {"train", "val"} <= set(records["split"].dropna()):
         return records
     cluster_of = clusters(records, near_duplicate_pairs(records, progress=progress)) if near_duplicates else None
-    return split_records(records, val=val, test=0.0, seed=seed, clusters=cluster_of)
+    diagnosis = records["diagnosis"]
+    divided = records.assign(diagnosis=diagnosis.where(diagnosis.notna(), "none")) if masked else records
+    divided = split_records(divided, val=val, test=0.0, seed=seed, clusters=cluster_of)
+    return divided.assign(diagnosis=diagnosis)
 
 
 def near_duplicate_pairs(records: pd.DataFrame, against: pd.DataFrame | None = None, *, progress: bool) -> pd.DataFrame:

@@ -269,7 +269,6 @@ def summary_text(scores: dict[str, Any]) -> str:
 
 
 def _ids_hash(records: pd.DataFrame) -> str:
-    import hashlib
+    from pesi.data.splits import id_hash
 
-    digest = hashlib.sha256("\n".join(sorted(records["image_id"])).encode()).hexdigest()
-    return f"{len(records)} images, SHA-256 of their sorted ids {digest[:16]}"
+    return f"{len(records)} images, SHA-256 of their sorted ids, one a line: {id_hash(records['image_id'])[:16]}"

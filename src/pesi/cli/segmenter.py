@@ -13,7 +13,7 @@ from pesi.cli.divide import NearDuplicatesOption, with_train_and_val
 from pesi.cli.evaluate import DataOption, DatasetOption, ReplicatesOption, SplitOption
 from pesi.cli.inputs import image_files, image_ids
 from pesi.cli.status import refused_status
-from pesi.cli.train import say
+from pesi.cli.train import refuse_with_resume, say
 from pesi.errors import DataError, ImageError
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ ProgressOption = Annotated[bool, typer.Option(help="Show a progress bar.")]
 
 @segmenter_app.command()
 def train(
+    ctx: typer.Context,
     recipe: Annotated[str | None, typer.Argument(help="segmenter-lite0, or a .toml file.")] = None,
     data: Annotated[str | None, typer.Option(help="The data set's folder, or a CSV file; it needs masks.")] = None,
     dataset: DatasetOption = None,
@@ -46,7 +47,7 @@ def train(
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The run folder. Default: runs/RECIPE-DATE.")] = None,
-    resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder, as it was started.")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Override a recipe's field: optimizer.lr=5e-4.")
     ] = None,
@@ -74,6 +75,8 @@ def train(
         raise typer.BadParameter("Give a recipe to start a run, or --resume FOLDER to go on with one.")
     if resume is None and data is None:
         raise typer.BadParameter("Name the images: --data DIR.")
+    if resume is not None:
+        refuse_with_resume(ctx)
     from pesi.train.segmentation import run_segmenter_training
     from pesi.train.segmenter_run import SegmenterRunSettings
 
@@ -229,8 +232,11 @@ def _start(
     from pesi.data.readers import read_dataset
     from pesi.train.segmenter_recipe import load_segmenter_recipe
     from pesi.train.segmenter_run import pretrained_encoder, start_segmenter_run
+    from pesi.train.trainer import check_accelerator, check_new_run
 
     resolved = load_segmenter_recipe(recipe, overrides)
+    check_new_run(folder)
+    check_accelerator(settings.accelerator)
     pretrained_encoder(resolved, settings)  # before anything is written: they may be missing
     records = with_train_and_val(
         read_dataset(settings.data, dataset=dataset),
@@ -238,6 +244,7 @@ def _start(
         seed=resolved.seed,
         near_duplicates=near_duplicates,
         progress=progress,
+        masked=True,
     )
     start_segmenter_run(resolved, records, folder, settings)
 

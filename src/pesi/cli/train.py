@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 
 def train(
+    ctx: typer.Context,
     recipe: Annotated[
         str | None, typer.Argument(help="A shipped recipe's name (`pesi recipes`) or a .toml file.")
     ] = None,
@@ -34,7 +35,7 @@ def train(
         Path | None,
         typer.Option(help="A text file of image ids, one a line, that are never trained with: copies of test images."),
     ] = None,
-    resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder, as it was started.")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Override a recipe's field: optimizer.lr=1e-3.")
     ] = None,
@@ -69,6 +70,8 @@ def train(
         raise typer.BadParameter("Give a recipe to start a run, or --resume FOLDER to go on with one.")
     if resume is None and data is None:
         raise typer.BadParameter("Name the images: --data DIR.")
+    if resume is not None:
+        refuse_with_resume(ctx)
     from pesi.train.run import RunSettings, run_training
 
     # The trainer starts its further processes by this same command line: they join the run that the first one made.
@@ -103,6 +106,20 @@ def say(text: str) -> None:
     print(text, file=sys.stderr)
 
 
+def refuse_with_resume(ctx: typer.Context) -> None:
+    """Refuse options beside --resume that would change nothing; --progress is the one that does.
+
+    Raises:
+        BadParameter: One of them was given.
+    """
+    for option in ctx.command.params:
+        source = ctx.get_parameter_source(str(option.name))
+        if option.name not in ("resume", "progress") and source is not None and source.name == "COMMANDLINE":
+            raise typer.BadParameter(
+                f"{option.opts[0]} does not go with --resume: the run goes on with what it was started with."
+            )
+
+
 def _start(
     recipe: str,
     overrides: list[str],
@@ -117,8 +134,11 @@ def _start(
     from pesi.taxonomy import task_of
     from pesi.train.recipe import load_recipe
     from pesi.train.run import pretrained_file, start_run
+    from pesi.train.trainer import check_accelerator, check_new_run
 
     resolved = load_recipe(recipe, overrides)
+    check_new_run(folder)
+    check_accelerator(settings.accelerator, settings.devices)
     pretrained_file(resolved, settings)
     records = with_train_and_val(
         read_dataset(settings.data, dataset=settings.dataset),
@@ -128,7 +148,11 @@ def _start(
         progress=progress,
     )
     if exclude is not None:
-        excluded = records["image_id"].isin(read_ids(exclude)) & (records["split"] == "train")
+        ids = read_ids(exclude)
+        unknown = len(ids - set(records["image_id"]))
+        if unknown:
+            say(f"{unknown} of the {len(ids)} ids in {exclude.name} are not among the data's images.")
+        excluded = records["image_id"].isin(ids) & (records["split"] == "train")
         say(f"{int(excluded.sum())} training images are left out ({exclude.name}).")
         records = records[~excluded]
     used = records[records["split"].isin(["train", "val"])]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from pesi.errors import DataError
+from pesi.files import utf8
 
 COLUMNS: tuple[str, ...] = (
     "image_id",  # str, unique
@@ -35,7 +37,8 @@ def record_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
         A frame with exactly `COLUMNS`; `age` is float, the others are text; missing values are NaN / None.
 
     Raises:
-        DataError: No rows, an unknown column, a missing id or path, an id twice, or a split of another name.
+        DataError: No rows, an unknown column, a missing id or path, an id twice, a split of another name, or a file
+            whose name is no UTF-8.
     """
     rows = list(rows)
     if not rows:
@@ -43,6 +46,9 @@ def record_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     unknown = {key for row in rows for key in row} - set(COLUMNS)
     if unknown:
         raise DataError(f"Unknown record columns: {', '.join(sorted(unknown))}.", f"Use only: {', '.join(COLUMNS)}.")
+    for name in (row.get(column) for row in rows for column in ("path", "mask_path", "image_id")):
+        if isinstance(name, str) and utf8(name) != name:
+            raise DataError(f"The file name {utf8(name)} is not UTF-8.", "Rename that file, or the folder.")
     table = pd.DataFrame(rows).reindex(columns=list(COLUMNS))
     table["age"] = pd.to_numeric(table["age"], errors="coerce").astype("float64")
     for column in COLUMNS:
@@ -62,3 +68,13 @@ def record_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     if wrong:
         raise DataError(f"Unknown split {wrong[0]!r}.", f"A split is one of: {', '.join(SPLITS)}.")
     return table
+
+
+def with_absolute_paths(records: pd.DataFrame) -> pd.DataFrame:
+    """A copy of a record table whose paths hold from any working folder."""
+    return records.assign(
+        **{
+            column: records[column].map(lambda path: str(Path(path).absolute()), na_action="ignore")
+            for column in ("path", "mask_path")
+        }
+    )

@@ -158,15 +158,16 @@ def id_hash(image_ids: Iterable[str]) -> str:
 
 
 def read_ids(path: Path) -> set[str]:
-    """Image ids of a text file, one a line.
+    """Image ids of a text file, one a line, without the blanks around them.
 
     Raises:
         DataError: It cannot be read.
     """
     try:
-        return set(path.read_text(encoding="utf-8").split())
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"Cannot read {path}: {error}.", "Give a text file of image ids, one a line.") from error
+    return {line.strip() for line in lines if line.strip()}
 
 
 def _assign(records: pd.DataFrame, groups: pd.Series, shares: dict[str, float], rng: np.random.Generator) -> np.ndarray:

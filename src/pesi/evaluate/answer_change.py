@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pesi.evaluate import metrics
 from pesi.evaluate.intervals import bootstrap, percentile_interval, wilson_interval
+from pesi.evaluate.paired import FEW
 from pesi.predict.calibration import calibrated_probabilities
 from pesi.predict.classifier import Classifier
 from pesi.predict.operating import Threshold
@@ -51,11 +52,13 @@ class AucChange:
     Attributes:
         before, after: Each with its own interval.
         change: after - before, paired.
+        few: Whether there are too few images with or without a class for the intervals to hold what they say.
     """
 
     before: Estimate
     after: Estimate
     change: Estimate
+    few: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,13 +68,15 @@ class AnswerChange:
     Attributes:
         images: How many.
         auc: Scored class name, and "mean" -> change; a class of too few images has none.
-        class_flips: Whose most probable class changed.
+        answer: What an answer is: the most probable diagnosis, or for several at a time those called at 0.5.
+        class_flips: Whose answer changed.
         call_flips: Whose call at the bundle's threshold (`call_threshold`) changed; None where it has none.
         malignant_shift: Mean change of the malignant probability; None where no class is malignant.
     """
 
     images: int
     auc: dict[str, AucChange]
+    answer: str
     class_flips: Share
     call_flips: Share | None
     malignant_shift: Estimate | None
@@ -83,6 +88,7 @@ class AnswerChange:
         return {
             "images": self.images,
             "auc": {name: _plain(change) for name, change in self.auc.items()},
+            "answer": self.answer,
             "class_flips": _plain(self.class_flips),
             "call_flips": _plain(self.call_flips),
             "malignant_shift": _plain(self.malignant_shift),
@@ -140,6 +146,8 @@ def compare_answers(
         rng: Of the bootstrap.
     """
     shift, calls = None, None
+    several = classifier.config.task.head == "multilabel"
+    flipped = ((before >= 0.5) != (after >= 0.5)).any(1) if several else before.argmax(1) != after.argmax(1)
     was, now = classifier.malignant_probability(before), classifier.malignant_probability(after)
     if was is not None and now is not None:
         shift = mean_estimate(now - was, classes, replicates=replicates, rng=rng)
@@ -149,7 +157,8 @@ def compare_answers(
     return AnswerChange(
         images=len(classes),
         auc=_auc_changes(classifier, classes, before, after, replicates, rng),
-        class_flips=_share(before.argmax(1) != after.argmax(1)),
+        answer="diagnoses called" if several else "most probable diagnosis",
+        class_flips=_share(flipped),
         call_flips=calls,
         malignant_shift=shift,
         before=before,
@@ -185,6 +194,8 @@ def _auc_changes(
     points = statistics(np.ones((1, len(classes)), np.int32))
     draws = bootstrap(statistics, classes, replicates=replicates, rng=rng)
     names = [key.removeprefix("after ") for key in points if key.startswith("after ")]
+    of_few = {name for name in enough if min(labels[name].sum(), (~labels[name]).sum()) < FEW}
+    of_few |= {"mean"} if of_few else set()
     changes = {}
     for name in names:
         old, new = f"before {name}", f"after {name}"
@@ -192,6 +203,7 @@ def _auc_changes(
             _interval_of(points[old], draws[old]),
             _interval_of(points[new], draws[new]),
             _interval_of(points[new] - points[old], draws[new] - draws[old]),
+            few=name in of_few,
         )
     return changes
 

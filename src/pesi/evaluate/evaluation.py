@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from pesi.data.splits import repeated_groups
 from pesi.errors import DataError
 from pesi.evaluate import metrics
 from pesi.evaluate.intervals import bootstrap, newcombe_interval, percentile_interval, wilson_interval
-from pesi.evaluate.paired import PairedResult, delong, paired_bootstrap
+from pesi.evaluate.paired import FEW, PairedResult, delong, paired_bootstrap
 from pesi.predict.bundle_files import Measured
 from pesi.taxonomy import Task
 
@@ -119,8 +119,8 @@ def evaluate_predictions(
     Where images share a lesion or a patient, the bootstrap draws these and not single images.
 
     Where a score is 0 or 1 no resample of it varies, which would claim certainty from a handful of images. There an AUC
-    has Newcombe's interval, a share Wilson's, and an average precision none (null); a mean over the classes then has
-    the mean of its classes' limits.
+    has Newcombe's interval, also where fewer than 10 images are with or without the class; a share has Wilson's, and an
+    average precision none (null); a mean over the classes then has the mean of its classes' limits.
 
     Args:
         predictions: `image_id`, then one column of probabilities a class.
@@ -218,15 +218,17 @@ def evaluate_predictions(
 
 
 def _give_width(result: dict[str, Any], data: Aligned, task: Task) -> None:
-    """Put intervals of a bounded width in place of the bootstrap's where a score is 0 or 1, in `result`."""
+    """Put other intervals in place of the bootstrap's where that is too narrow, in `result`."""
     everything = np.ones(len(data.classes), bool)
     entries = {name: entry for name, entry in result["tasks"].items() if entry["auc"] is not None}
+    narrow = False
     for name, entry in entries.items():
         labels = data.task_labels(task, name)
         positives, negatives = data.units(labels), data.units(~labels)
-        if entry["auc"] in (0, 1):
+        if entry["auc"] in (0, 1) or min(positives, negatives) < FEW:
             entry["auc_ci"] = list(newcombe_interval(entry["auc"], positives, negatives))
-        if entry["average_precision"] == 1:
+            narrow = True
+        if entry["average_precision"] == 1 or min(positives, negatives) < FEW:
             entry["average_precision_ci"] = result["mean_average_precision_ci"] = None
         for key, count in (
             ("accuracy", data.units(everything)),
@@ -238,7 +240,7 @@ def _give_width(result: dict[str, Any], data: Aligned, task: Task) -> None:
         for at in entry["specificity_at_sensitivity"].values():
             if at["value"] in (0, 1):
                 at["ci"] = list(wilson_interval(round(at["value"]) * negatives, negatives))
-    if result["mean_auc"] is not None and any(entry["auc"] in (0, 1) for entry in entries.values()):
+    if result["mean_auc"] is not None and narrow:
         # The classes are of the same images: half-widths add, however the AUCs hang together.
         result["mean_auc_ci"] = np.mean([entry["auc_ci"] for entry in entries.values()], axis=0).tolist()
     if "multiclass" in result:
@@ -315,6 +317,7 @@ class Comparison:
                     "ci": list(r.interval),
                     "p_value": r.p_value,
                     "method": r.method,
+                    "few": r.few,
                 }
                 for name, r in self.results.items()
             },
@@ -327,6 +330,8 @@ class Comparison:
         for name, r in self.results.items():
             verdict = "A is better" if r.interval[0] > 0 else "B is better" if r.interval[1] < 0 else ""
             verdict = verdict or "the interval includes zero: no difference shown"
+            if r.few:
+                verdict = f"fewer than {FEW} with or without a class: too few to tell"
             lines.append(
                 f"{name:<{width}}  {r.a:.4f} - {r.b:.4f} = {r.difference:+.4f} "
                 f"[{r.interval[0]:+.4f}, {r.interval[1]:+.4f}]  p = {r.p_value:.3g} ({r.method}): {verdict}"
@@ -369,8 +374,11 @@ def compare_predictions(
         return metrics.auc(curve(data, name, weights))
 
     results: dict[str, PairedResult] = {}
+    few: set[str] = set()
     for name in task.scored_names:
         labels = both[0].task_labels(task, name)
+        if min(both[0].units(labels), both[0].units(~labels)) < FEW:
+            few.add(name)
         if labels.all() or not labels.any():
             raise DataError(f"Only one of the two classes of {name!r} occurs.", "Compare on more images.")
         independent = groups is None
@@ -381,4 +389,7 @@ def compare_predictions(
         results[f"average precision {name}"] = resampled(
             lambda data, name, weights: metrics.average_precision(curve(data, name, weights)), [name]
         )
-    return Comparison(len(classes), both[0].drawn, results)
+    of_few = {f"{score} {name}" for name in few for score in ("AUC", "average precision")}
+    of_few |= {"mean AUC"} if few else set()
+    told = {key: replace(result, few=key in of_few) for key, result in results.items()}
+    return Comparison(len(classes), both[0].drawn, told)

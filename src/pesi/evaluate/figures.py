@@ -58,7 +58,9 @@ def precision_figure(evaluation: Evaluation) -> str:
         colour, style = COLOURS[index % len(COLOURS)], STYLES[index % len(STYLES)]
         label = f"{name}: {entry['average_precision']:.3f}"
         curves = entry["curves"]
-        axes.step(curves["sensitivity"], curves["precision"], style, where="post", color=colour, label=label)
+        # The average precision takes each precision over the recall gained by it: the area below these steps.
+        x, y = [0.0, *curves["sensitivity"]], [curves["precision"][0], *curves["precision"]]
+        axes.step(x, y, style, where="pre", color=colour, label=label)
         chance = entry["positives"] / (entry["positives"] + entry["negatives"])
         axes.axhline(chance, color=colour, linewidth=0.7, alpha=0.6)
     axes.set(xlabel="sensitivity (recall)", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))

@@ -1,4 +1,4 @@
-"""Intervals: the stratified bootstrap, Wilson's for a proportion, Newcombe's for an AUC of 0 or 1."""
+"""Intervals: the stratified bootstrap, Wilson's for a proportion, Newcombe's for an AUC of few images."""
 
 from __future__ import annotations
 
@@ -91,20 +91,25 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
 
 
 def newcombe_interval(area: float, positives: int, negatives: int) -> tuple[float, float]:
-    """95 % interval of an AUC that was measured as 0 or 1, where no resample varies.
+    """95 % interval of an AUC of few images, whose resamples hardly vary, or not at all where it is 0 or 1.
 
-    The bound solves |bound - AUC| = 1.96 sqrt(V(bound)) with Hanley and McNeil's variance (R. G. Newcombe, Stat. Med.
+    The bounds solve |bound - AUC| = 1.96 sqrt(V(bound)) with Hanley and McNeil's variance (R. G. Newcombe, Stat. Med.
     25, 2006, method 5).
     """
+    return _newcombe_low(area, positives, negatives), 1 - _newcombe_low(1 - area, positives, negatives)
+
+
+def _newcombe_low(area: float, positives: int, negatives: int) -> float:
     spare = (positives + negatives) / 2 - 1
 
     def excess(bound: float) -> float:
         inner = 1 + spare * (1 - bound) / (2 - bound) + spare * bound / (1 + bound)
-        return (1 - bound) - _Z95 * math.sqrt(bound * (1 - bound) * inner / (positives * negatives))
+        return (area - bound) - _Z95 * math.sqrt(bound * (1 - bound) * inner / (positives * negatives))
 
-    # excess(1) = 0 too: the wanted root is the other one, where 1 - bound outgrows its own square root.
-    low = float(brentq(excess, 0.0, 1 - 1e-9))
-    return (low, 1.0) if area == 1 else (0.0, 1 - low)
+    if area == 0:
+        return 0.0
+    # For an area of 1, excess(1) = 0 too: the wanted root is the other one, where 1 - bound outgrows its square root.
+    return float(brentq(excess, 0.0, min(area, 1 - 1e-9)))
 
 
 def mean_interval(values: Floats, *, replicates: int, rng: np.random.Generator) -> tuple[float, float, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,14 @@ def mask_scores(predicted: Mask, truth: Mask) -> MaskScores:
 
 def _ratio(part: int, whole: int) -> float:
     return part / whole if whole else 1.0
+
+
+def mask_of_another_size(path: str | Path, mask: Sequence[int], image: Sequence[int]) -> DataError:
+    """The error to raise for a mask that is not as large as its image; sizes are (width, height)."""
+    return DataError(
+        f"The mask {path} is {mask[0]} x {mask[1]} pixels, its image {image[0]} x {image[1]}.",
+        "The official score needs masks of the images' size.",
+    )
 
 
 @dataclass(frozen=True)
@@ -136,11 +144,7 @@ def evaluate_segmenter(
     for image_id, path, mask_path in zip(masked["image_id"], masked["path"], masked["mask_path"], strict=True):
         image, truth = decode_image(path), read_mask(mask_path, path)
         if truth.shape != image.shape[:2]:
-            raise DataError(
-                f"The mask {mask_path} is {truth.shape[1]} x {truth.shape[0]} pixels, its image "
-                f"{image.shape[1]} x {image.shape[0]}.",
-                "The official score needs masks of the images' size.",
-            )
+            raise mask_of_another_size(mask_path, truth.shape[::-1], image.shape[1::-1])
         lesion = segmenter.segment(image)
         rows.append(
             {"image_id": image_id}

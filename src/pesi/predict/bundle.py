@@ -73,10 +73,15 @@ class PreprocessConfig(_Part):
 
 
 class FittedOn(_Part):
-    """The images that set calibration, thresholds and the rest: how many, and the hash of their ids (`id_hash`)."""
+    """The images that set calibration, thresholds and the rest: how many, the hash of their ids (`id_hash`), and these.
+
+    Attributes:
+        ids: See `predict.seen.packed_ids`; "" in bundles that were made before.
+    """
 
     count: int
     sha256: str
+    ids: str = ""
 
 
 class BundleConfig(_Part):

@@ -25,6 +25,7 @@ from pesi.predict.classifier import Classifier, Outputs
 from pesi.predict.conformal import ConformalConfig, fit_conformal
 from pesi.predict.novelty import FEWEST_HELD_OUT, NoveltyStatistics, fit_novelty, novelty_config
 from pesi.predict.operating import Threshold, operating_points
+from pesi.predict.seen import packed_ids
 from pesi.predict.triage import TriageRule, fit_triage
 
 Calibration = Literal["temperature", "vector"]
@@ -85,7 +86,7 @@ def fit_decisions(
         config: What the network is.
         outputs: What the network gives for images that did not train it.
         classes: The truth, the index of the task's class, (N,).
-        image_ids: Of the images, (N,); their hash is kept, so that nobody takes them for unseen ones.
+        image_ids: Of the images, (N,); their hashes are kept, so that nobody takes them for unseen ones.
         on: What the images were, for the record.
         calibration: `temperature`, or `vector` (a weight and a bias a class; needs more images).
         rule: The triage levels wanted; default excise, refer, follow up, reassure.
@@ -134,7 +135,7 @@ def fit_decisions(
                 "triage": triage,
                 "conformal": tuple(conformal),
                 "novelty": known,
-                "fitted_on": FittedOn(count=len(image_ids), sha256=id_hash(image_ids)),
+                "fitted_on": FittedOn(count=len(image_ids), sha256=id_hash(image_ids), ids=packed_ids(image_ids)),
             }
         ),
         novelty,

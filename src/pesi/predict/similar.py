@@ -48,6 +48,7 @@ class ReferenceConfig(BaseModel):
     Attributes:
         bundle: Id of the bundle that the features are of.
         task: Its task.
+        looks: Digest of what the bundle cuts from an image, and how.
         views: The views that were averaged.
         features_sha256: Of `features.safetensors`.
         cases: The images, in the features' order.
@@ -59,6 +60,7 @@ class ReferenceConfig(BaseModel):
     format_version: int = FORMAT_VERSION
     bundle: str
     task: str
+    looks: str
     views: str
     features_sha256: str
     cases: tuple[ReferenceCase, ...]
@@ -139,6 +141,11 @@ class ReferenceSet:
                 f"The reference set was built with the bundle {self.config.bundle}, not {classifier.config.bundle_id}.",
                 "Build it again with this bundle (pesi similar build), or name the other one (--bundle).",
             )
+        if self.config.looks != _looks(classifier):
+            raise BundleError(
+                f"The reference set was built with {self.config.bundle} looking at other parts of the image.",
+                "Build it again with this bundle (pesi similar build), or name the other one (--bundle).",
+            )
 
     def similar_to(
         self, classifier: Classifier, source: ImageSource, k: int, *, without_image: str | None = None
@@ -152,6 +159,10 @@ class ReferenceSet:
         self.check_bundle(classifier, self.config.views)
         features = classifier.outputs([classifier.squares(source)], self.config.views).features[0]
         return self.nearest(features, k, without_image=without_image)
+
+
+def _looks(classifier: Classifier) -> str:
+    return hashlib.sha256(classifier.config.preprocess.model_dump_json().encode()).hexdigest()[:16]
 
 
 def unit_rows(features: NDArray[np.floating]) -> NDArray[np.float32]:
@@ -216,6 +227,7 @@ def build_reference(
     config = ReferenceConfig(
         bundle=classifier.config.bundle_id,
         task=classifier.config.task.name,
+        looks=_looks(classifier),
         views=classifier.config.views,
         features_sha256=hashlib.sha256(data).hexdigest(),
         cases=tuple(cases),

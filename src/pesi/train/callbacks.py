@@ -13,7 +13,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.pytorch.callbacks import Callback, ProgressBar
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
 from tqdm import tqdm
 
 from pesi.errors import StorageError
@@ -46,9 +46,28 @@ def read_checkpoint_file(path: str | Path) -> dict[str, Any]:
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
         raise StorageError(
             f"Checkpoint {path} cannot be opened: {str(error).splitlines()[0]}",
-            "Delete that file; `pesi train --resume` then starts from the other checkpoint, or from the beginning.",
+            f"Delete the folder {Path(path).parent}; with --resume the run then starts from the beginning.",
         ) from error
     return checkpoint
+
+
+class MovableCheckpoint(ModelCheckpoint):
+    """Lightning's, which knows the best epoch so far also where the run folder was moved or renamed since."""
+
+    @property
+    def state_key(self) -> str:
+        """As Lightning's own class has it: so checkpoints of before this class are read too."""
+        return ModelCheckpoint.__qualname__ + super().state_key.removeprefix(type(self).__qualname__)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the state, with the files in the run folder as it is called now."""
+
+        def here(path: str) -> str:
+            return str(Path(str(self.dirpath)) / Path(path).name) if path else ""
+
+        paths = {name: here(state_dict[name]) for name in ("best_model_path", "kth_best_model_path", "last_model_path")}
+        best = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict(state_dict | paths | {"dirpath": self.dirpath, "best_k_models": best})
 
 
 class EpochLog(Callback):

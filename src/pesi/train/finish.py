@@ -26,6 +26,7 @@ from pesi.predict.card import model_card
 from pesi.predict.classifier import Classifier
 from pesi.predict.decisions import NOVELTY_IMAGES, fit_decisions, network_outputs
 from pesi.predict.regions import looking_at
+from pesi.predict.seen import packed_ids
 from pesi.taxonomy import Task
 from pesi.train.callbacks import read_checkpoint_file
 from pesi.train.dataset import Squares, output_names
@@ -93,7 +94,10 @@ def finish_run(
             "provenance": {
                 "recipe": recipe.model_dump(mode="json"),
                 "sources": sorted({str(source) for source in validation["source"]}),
-                "splits": {name: {k: part[k] for k in ("count", "sha256")} for name, part in splits.items()},
+                "splits": {
+                    name: {"count": part["count"], "sha256": part["sha256"], "ids": packed_ids(part["ids"])}
+                    for name, part in splits.items()
+                },
                 "environment": environment,
                 "best_epoch": int(checkpoint["epoch"]) + 1,
                 "pretrained": pretrained,

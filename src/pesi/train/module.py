@@ -19,6 +19,7 @@ from pesi.taxonomy import Task
 from pesi.train.dataset import output_names, targets_of
 from pesi.train.mixing import Mixture, cutmix, mixup
 from pesi.train.recipe import Recipe
+from pesi.train.trainer import check_outputs
 
 
 def class_weights(classes: NDArray[np.int64], count: int, mode: str) -> NDArray[np.float64]:
@@ -179,13 +180,18 @@ class LesionModule(L.LightningModule):
         self._seen.append((self.network(x).float(), classes, indices))
 
     def on_validation_epoch_end(self) -> None:
-        """Log loss, each task's AUC and their mean (`val/mean_auc`), and the attention's energy a block."""
+        """Log loss, each task's AUC and their mean (`val/mean_auc`), and the attention's energy a block.
+
+        Raises:
+            PesiError: The outputs are no finite numbers: the training diverged.
+        """
         logits, classes, indices = (torch.cat(part) for part in zip(*self._seen, strict=True))
         self._seen.clear()
         if self.trainer.world_size > 1:
             logits, classes, indices = (self._gathered(part) for part in (logits, classes, indices))
         order = np.unique(indices.cpu().numpy(), return_index=True)[1]  # a picture may have been dealt out twice
         logits, classes = logits[order], classes[order]
+        check_outputs(logits, self.current_epoch)
         head = self.recipe.loss.head
         loss = self.loss(logits, classes)
         self.log("val/loss", loss)

@@ -22,6 +22,8 @@ from pesi.errors import RecipeError
 from pesi.nn.attention import FORMS, has_map
 from pesi.nn.models import NETWORKS
 
+MAX_SEED = 2**32 - 1  # the largest that NumPy's global generator takes, which Lightning seeds too
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -106,7 +108,7 @@ class Recipe(_Section):
     batch_size: int = Field(32, ge=1)
     accumulate: int = Field(1, ge=1)  # batches a step
     precision: Literal["auto", "32", "bf16"] = "auto"
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=MAX_SEED)
     ema: float = Field(0.0, ge=0, lt=1)  # decay a step of the weights' moving average; 0: off
     patience: int = Field(0, ge=0)  # epochs without a better validation mean AUC before stopping; 0: never
     select: Literal["best", "last"] = "best"  # which epoch becomes the bundle: best validation mean AUC, or the last

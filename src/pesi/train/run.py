@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 
-from pesi.data.records import COLUMNS, record_table
+from pesi.data.records import COLUMNS, record_table, with_absolute_paths
 from pesi.data.splits import id_lists
 from pesi.errors import DataError, PesiError, RecipeError
 from pesi.files import write_json, write_text
@@ -32,7 +32,17 @@ from pesi.train.finish import finish_run
 from pesi.train.loaders import read_masks, read_squares, training_loader, validation_loader
 from pesi.train.module import LesionModule, class_offsets, class_weights
 from pesi.train.recipe import Recipe, load_recipe
-from pesi.train.trainer import Say, make_trainer, prepare, start_from, weights_file
+from pesi.train.trainer import (
+    Say,
+    absolute_path,
+    check_accelerator,
+    check_new_run,
+    fit,
+    make_trainer,
+    prepare,
+    start_from,
+    weights_file,
+)
 
 
 @dataclass(frozen=True)
@@ -75,16 +85,16 @@ def start_run(recipe: Recipe, records: pd.DataFrame, folder: str | Path, setting
         DataError: There is nothing to train or validate on, or an image without a class.
     """
     folder = Path(folder)
-    if (folder / "run.json").exists():
-        raise PesiError(
-            f"{folder} holds a run already.", f"Go on with it: pesi train --resume {folder}; or choose another --out."
-        )
+    check_new_run(folder)
     for split in ("train", "val"):
         chosen = records[records["split"] == split]
         if not len(chosen):
             raise DataError(f"The data have no {split} images.", "Split them: pesi data split DIR --out split.csv")
         class_indices(chosen, task)
-    used = records[records["split"].isin(["train", "val"])].reset_index(drop=True)
+    used = with_absolute_paths(records[records["split"].isin(["train", "val"])].reset_index(drop=True))
+    settings = replace(
+        settings, pretrained=absolute_path(settings.pretrained), cache_dir=absolute_path(settings.cache_dir)
+    )
     write_text(folder / "recipe.toml", recipe.resolved().to_toml())
     write_text(folder / "records.csv", used.to_csv(index=False))
     write_json(folder / "splits.json", id_lists(used))
@@ -143,6 +153,11 @@ def run_training(
 
     Returns:
         The contents of `result.json`; empty in a process other than the first.
+
+    Raises:
+        PesiError: The folder is no run's, its images or weights cannot be read, the machine cannot train so, or the
+            training diverged.
+        KeyboardInterrupt, SystemExit: See `trainer.fit`.
     """
     folder = Path(folder)
     recipe, used, task, settings = open_run(folder)
@@ -150,6 +165,7 @@ def run_training(
         say(f"{folder} is finished already.")
         result: dict[str, Any] = json.loads((folder / "result.json").read_text(encoding="utf-8"))
         return result
+    check_accelerator(settings.accelerator, settings.devices)
     threads = prepare(settings.threads, devices=settings.devices, workers=settings.workers)
     rank = int(os.environ.get("LOCAL_RANK", "0"))
 
@@ -168,8 +184,8 @@ def run_training(
         recipe.network.name, num_classes=len(output_names(task, recipe.loss.head)), **recipe.network.options()
     )
     checkpoint = folder / "checkpoints" / "last.ckpt"
-    weights = pretrained_file(recipe, settings)
-    if weights is not None and not checkpoint.is_file():
+    weights = None if checkpoint.is_file() else pretrained_file(recipe, settings)
+    if weights is not None:
         start_from(network, weights, folder, say)
     batches = len(classes["train"]) // settings.devices // recipe.batch_size
     if not batches:
@@ -210,15 +226,15 @@ def run_training(
     if checkpoint.is_file():
         say(f"Going on from {checkpoint}.")
     if not (checkpoint.is_file() and _stopped_early(checkpoint, recipe.patience)):
-        trainer.fit(
+        fit(
+            trainer,
             module,
             training_loader(squares["train"], classes["train"], masks, recipe, settings.workers, trainer),
             validation_loader(squares["val"], classes["val"], recipe, settings.workers, trainer),
-            ckpt_path=str(checkpoint) if checkpoint.is_file() else None,
-            weights_only=True,
+            checkpoint=checkpoint,
+            resume=f"pesi train --resume {folder}",
+            say=say,
         )
-    if trainer.interrupted:
-        raise KeyboardInterrupt
     if not trainer.is_global_zero:
         return {}
     return finish_run(

@@ -35,7 +35,7 @@ from pesi.train.environment import environment
 from pesi.train.segmentation_module import MaskedPictures, SegmentationModule, WholeMaskedPictures
 from pesi.train.segmenter_recipe import SegmenterRecipe
 from pesi.train.segmenter_run import SegmenterRunSettings, open_segmenter_run, pretrained_encoder
-from pesi.train.trainer import Say, make_trainer, prepare, start_from
+from pesi.train.trainer import Say, check_accelerator, fit, make_trainer, prepare, start_from
 
 
 def run_segmenter_training(
@@ -61,6 +61,8 @@ def run_segmenter_training(
     Raises:
         DataError: An image or a mask cannot be read.
         RecipeError: The training images do not fill one batch.
+        PesiError: The machine cannot train so, or the training diverged.
+        KeyboardInterrupt, SystemExit: See `trainer.fit`.
     """
     folder = Path(folder)
     recipe, used, settings = open_segmenter_run(folder)
@@ -68,6 +70,7 @@ def run_segmenter_training(
         say(f"{folder} is finished already.")
         result: dict[str, Any] = json.loads((folder / "result.json").read_text(encoding="utf-8"))
         return result
+    check_accelerator(settings.accelerator)
     threads = prepare(settings.threads, workers=settings.workers)
     write_json(folder / "environment.json", environment(threads))
     train, val = (used[used["split"] == split].reset_index(drop=True) for split in ("train", "val"))
@@ -107,7 +110,8 @@ def run_segmenter_training(
     )
     size = recipe.picture.size
     loading: dict[str, Any] = {"num_workers": settings.workers, "persistent_workers": settings.workers > 0}
-    trainer.fit(
+    fit(
+        trainer,
         module,
         DataLoader(
             MaskedPictures(*pictures[0], recipe.augmentation, size),
@@ -117,11 +121,10 @@ def run_segmenter_training(
             **loading,
         ),
         DataLoader(WholeMaskedPictures(*pictures[1], size), recipe.batch_size, **loading),
-        ckpt_path=str(checkpoint) if checkpoint.is_file() else None,
-        weights_only=True,
+        checkpoint=checkpoint,
+        resume=f"pesi segmenter train --resume {folder}",
+        say=say,
     )
-    if trainer.interrupted:
-        raise KeyboardInterrupt
     return _finish(folder, recipe, used, say)
 
 

@@ -18,6 +18,7 @@ from pesi.data.transforms import Augmentation, normalise, to_tensor
 from pesi.data.views import VIEWS, cut_views
 from pesi.nn.segmenter import PesiSegmenter
 from pesi.train.segmenter_recipe import SegmenterRecipe
+from pesi.train.trainer import check_outputs
 
 
 class MaskedPictures(Dataset[tuple[Tensor, Tensor]]):
@@ -130,9 +131,14 @@ class SegmentationModule(L.LightningModule):
         self._seen.append((jaccard, self.loss(logits, masks).expand(len(pictures))))
 
     def on_validation_epoch_end(self) -> None:
-        """Log the loss and the mean Jaccard, at the network's size and without any tidying of the masks."""
+        """Log the loss and the mean Jaccard, at the network's size and without any tidying of the masks.
+
+        Raises:
+            PesiError: The loss is no finite number: the training diverged.
+        """
         jaccard, losses = (torch.cat(part) for part in zip(*self._seen, strict=True))
         self._seen.clear()
+        check_outputs(losses, self.current_epoch)
         self.log("val/loss", losses.mean())
         self.log("val/jaccard", jaccard.mean())
         self.log("val/thresholded_jaccard", torch.where(jaccard >= 0.65, jaccard, 0.0).mean())

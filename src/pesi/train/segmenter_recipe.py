@@ -11,7 +11,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from pesi.data.transforms import Augmentation, Geometry
-from pesi.train.recipe import Network, fast_bfloat16, parse_recipe
+from pesi.train.recipe import MAX_SEED, Network, fast_bfloat16, parse_recipe
 
 # EfficientNet-Lite's input is (x - 127) / 128 for x in 0..255.
 _LITE_MEAN, _LITE_STD = 127 / 255, 128 / 255
@@ -73,7 +73,7 @@ class SegmenterRecipe(_Section):
     epochs: int = Field(12, ge=1)
     batch_size: int = Field(16, ge=2)
     precision: Literal["auto", "32", "bf16"] = "32"
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=MAX_SEED)
     ema: float = Field(0.99, ge=0, lt=1)  # decay a step of the weights' moving average; 0: off
     pretrained: str = ""  # the encoder's weights: a file, "imagenet" for those of an installed package, "" for none
     val_share: float = Field(0.15, gt=0, lt=1)  # where the data have no validation split

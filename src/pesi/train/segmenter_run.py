@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import csv
 import json
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
-from pesi.data.records import record_table
+from pesi.data.decode import image_size
+from pesi.data.records import record_table, with_absolute_paths
 from pesi.data.splits import id_lists
-from pesi.errors import DataError, PesiError
+from pesi.errors import DataError, ImageError, PesiError
+from pesi.evaluate.segmentation import mask_of_another_size
 from pesi.files import write_json, write_text
 from pesi.train.segmenter_recipe import SegmenterRecipe, load_segmenter_recipe
-from pesi.train.trainer import weights_file
+from pesi.train.trainer import absolute_path, check_new_run, weights_file
 
 _RUN = "segmenter-run.json"
 
@@ -67,22 +70,32 @@ def start_segmenter_run(
 
     Raises:
         PesiError: The folder holds a run already.
-        DataError: There are no masks to train or validate on.
+        DataError: There are no masks to train or validate on, or a validation image's mask has another size.
     """
     folder = Path(folder)
-    if (folder / _RUN).exists() or (folder / "run.json").exists():
-        raise PesiError(
-            f"{folder} holds a run already.",
-            f"Go on with it: pesi segmenter train --resume {folder}; or choose another --out.",
-        )
+    check_new_run(folder)
     used = records[records["split"].isin(["train", "val"]) & records["mask_path"].notna()].reset_index(drop=True)
     for split in ("train", "val"):
         if not (used["split"] == split).any():
             raise DataError(f"The data have no {split} images with a lesion mask.", "Name a data set with masks.")
+    _check_sizes(used[used["split"] == "val"])
+    used = with_absolute_paths(used)
+    settings = replace(
+        settings, pretrained=absolute_path(settings.pretrained), cache_dir=absolute_path(settings.cache_dir)
+    )
     write_text(folder / "recipe.toml", recipe.resolved().to_toml())
     write_text(folder / "records.csv", used.to_csv(index=False))
     write_json(folder / "splits.json", id_lists(used))
     write_json(folder / _RUN, asdict(settings))  # last: the run exists
+
+
+def _check_sizes(scored: pd.DataFrame) -> None:
+    """Refuse, before the training, what its final scoring would."""
+    for path, mask_path in zip(scored["path"], scored["mask_path"], strict=True):
+        with suppress(ImageError):  # what cannot be read is refused where it is decoded, all files together
+            sizes = image_size(mask_path), image_size(path)
+            if sizes[0] != sizes[1]:
+                raise mask_of_another_size(mask_path, *sizes)
 
 
 def open_segmenter_run(folder: str | Path) -> SegmenterRun:

@@ -1,4 +1,4 @@
-"""What every training shares: threads, the weights to start from, and the Lightning trainer with its callbacks."""
+"""What every training shares: checks before it, the weights to start from, the Lightning trainer and how it stops."""
 
 from __future__ import annotations
 
@@ -13,15 +13,80 @@ from typing import Any
 import cv2
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch import Tensor
+from torch.utils.data import DataLoader
 
+from pesi.errors import PesiError
 from pesi.files import write_json
 from pesi.nn.cnn import PesiCNN
 from pesi.nn.pretrained import CheckpointError, imagenet_weights, load_pretrained
-from pesi.train.callbacks import EpochLog, RunProgress, WholeCheckpoints
+from pesi.train.callbacks import EpochLog, MovableCheckpoint, RunProgress, WholeCheckpoints
 
 Say = Callable[[str], None]
+ACCELERATORS = ("auto", "cpu", "gpu")
+RUN_FILES = {"run.json": "train", "segmenter-run.json": "segmenter train"}  # what makes a run folder, and of which verb
+_STOPPED_BY_SIGTERM = 128 + 15  # the exit status that a shell gives a process ended by that signal
+
+
+def check_new_run(folder: Path) -> None:
+    """Check that a folder holds no run yet.
+
+    Raises:
+        PesiError: It holds one.
+    """
+    for name, verb in RUN_FILES.items():
+        if (folder / name).exists():
+            raise PesiError(
+                f"{folder} holds a run already.",
+                f"Go on with it: pesi {verb} --resume {folder}; or choose another --out.",
+            )
+
+
+def check_accelerator(name: str, devices: int = 1) -> None:
+    """Check that this machine can train so.
+
+    Args:
+        name: "auto", "cpu" or "gpu".
+        devices: Processes (CPU) or GPUs.
+
+    Raises:
+        PesiError: It cannot.
+    """
+    if name not in ACCELERATORS:
+        raise PesiError(f"Unknown accelerator {name!r}.", f"Choose one of: {', '.join(ACCELERATORS)}.")
+    gpus = torch.cuda.device_count() or int(torch.backends.mps.is_available())
+    if name == "gpu" and not gpus:
+        raise PesiError("There is no GPU here that torch can use.", "Start the run with --accelerator cpu.")
+    if name != "cpu" and 0 < gpus < devices:
+        raise PesiError(
+            f"{devices} GPUs are asked for, and {gpus} here can be used.",
+            f"Start the run with --devices {gpus}, or with --accelerator cpu.",
+        )
+
+
+def absolute_path(source: str | None) -> str | None:
+    """A path that holds from any working folder; "imagenet", "" and None, which are none, stay."""
+    return str(Path(source).absolute()) if source and source != "imagenet" else source
+
+
+def check_outputs(outputs: Tensor, epoch: int) -> None:
+    """Check the outputs (or losses) of a validation.
+
+    Args:
+        outputs: Of any shape.
+        epoch: Counted from 0.
+
+    Raises:
+        PesiError: Some are infinite or no numbers: the training has diverged.
+    """
+    if not bool(outputs.isfinite().all()):
+        raise PesiError(
+            f"The training diverged: after epoch {epoch + 1} the network's outputs are no finite numbers.",
+            "Start a run with a lower learning rate: --set optimizer.lr=...",
+        )
 
 
 def prepare(threads: int, *, devices: int = 1, workers: int = 0) -> int:
@@ -117,8 +182,8 @@ def make_trainer(
     }
     # In this order: `last` holds what `best` knows, so that a run cut between the two repeats the epoch.
     if best_by is not None:
-        members.append(ModelCheckpoint(filename="best", monitor=best_by, mode="max", **checkpoints))
-    members.append(ModelCheckpoint(filename="last", **checkpoints))
+        members.append(MovableCheckpoint(filename="best", monitor=best_by, mode="max", **checkpoints))
+    members.append(MovableCheckpoint(filename="last", **checkpoints))
     return L.Trainer(
         accelerator=accelerator,
         devices=devices,
@@ -137,3 +202,46 @@ def make_trainer(
         use_distributed_sampler=False,
         sync_batchnorm=devices > 1 and torch.cuda.is_available(),
     )
+
+
+def fit(
+    trainer: L.Trainer,
+    module: L.LightningModule,
+    training: DataLoader,
+    validation: DataLoader,
+    *,
+    checkpoint: Path,
+    resume: str,
+    say: Say,
+) -> None:
+    """Train to the end, or until a signal stops it.
+
+    Args:
+        trainer: See `make_trainer`.
+        module: What is trained.
+        training, validation: The batches.
+        checkpoint: Where to go on from, if it is there.
+        resume: The command that goes on with the run.
+        say: Told how to go on, where the training is stopped.
+
+    Raises:
+        KeyboardInterrupt: SIGINT (Ctrl-C) stopped it.
+        SystemExit: SIGTERM stopped it; the status is 143.
+    """
+    try:
+        trainer.fit(
+            module,
+            training,
+            validation,
+            ckpt_path=str(checkpoint) if checkpoint.is_file() else None,
+            weights_only=True,
+        )
+    except SystemExit as stop:  # Lightning makes one of both signals, with a status that does not tell
+        terminated = isinstance(stop, SIGTERMException)
+        if not (terminated or isinstance(stop.__context__, KeyboardInterrupt)):
+            raise
+        if trainer.is_global_zero:
+            say(f"Stopped; go on with: {resume}")
+        if terminated:
+            raise SystemExit(_STOPPED_BY_SIGTERM) from stop
+        raise KeyboardInterrupt from stop

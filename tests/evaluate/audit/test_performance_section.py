@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,9 +20,9 @@ OPTIONS = AuditOptions(replicates=200)
 COUNTS = (6, 20, 40)
 
 
-def answers(*, apart=True, fitted_on=False):
+def answers(*, apart=True, fitted_on=False, counts=COUNTS):
     """Random probabilities; `apart`: the six melanomas have the highest of melanoma, all below one half."""
-    classes = np.repeat(np.arange(3), COUNTS)
+    classes = np.repeat(np.arange(3), counts)
     probabilities = np.random.default_rng(0).dirichlet((1, 1, 1), len(classes))
     if apart:
         probabilities[:, 0] = np.where(classes == 0, 0.4, 0.1)
@@ -61,8 +62,19 @@ def test_six_melanomas_wholly_apart_are_not_certainty(classifier):
                    for table in section.tables for row in table.rows for cell in row)  # fmt: skip
 
 
-def test_elsewhere_the_intervals_are_the_bootstraps(classifier):
+def test_of_few_images_an_auc_has_newcombes_interval(classifier):
     section = performance_section(answers(apart=False), classifier, options=OPTIONS)
+    task = section.values["tasks"]["melanoma"]
+    for bound in task["auc_ci"]:
+        spare = (6 + 60) / 2 - 1
+        inner = 1 + spare * (1 - bound) / (2 - bound) + spare * bound / (1 + bound)
+        deviation = np.sqrt(bound * (1 - bound) * inner / (6 * 60))
+        assert abs(bound - task["auc"]) == pytest.approx(1.959964 * deviation, rel=1e-5)
+    assert task["average_precision_ci"] is None
+
+
+def test_elsewhere_the_intervals_are_the_bootstraps(classifier):
+    section = performance_section(answers(apart=False, counts=(12, 20, 40)), classifier, options=OPTIONS)
     task = section.values["tasks"]["melanoma"]
     low, high = task["auc_ci"]
     assert 0 < low < task["auc"] < high < 1
@@ -70,18 +82,17 @@ def test_elsewhere_the_intervals_are_the_bootstraps(classifier):
     assert task["average_precision_ci"] is not None
 
 
-def test_what_else_the_images_did_is_what_the_recipe_says(classifier):
-    def summary(**changes):
-        other = with_changes(classifier, **changes)
-        return performance_section(answers(fitted_on=True), other, options=OPTIONS).summary
+def test_what_else_the_images_did_is_told(classifier):
+    def summary(data, **changes):
+        return performance_section(data, with_changes(classifier, **changes), options=OPTIONS).summary
 
-    best, last = ({"recipe": {"select": select}} for select in ("best", "last"))
-    assert "chose the network's epoch" in summary(provenance=best)
-    for provenance in (last, {}):
-        found = summary(provenance=provenance)
-        assert "epoch" not in found
-        assert "set the temperature and the thresholds" in found
+    fitted = answers(fitted_on=True)
+    for data in (replace(fitted, chose_epoch=True), replace(answers(), chose_epoch=True)):
+        assert "chose the network's epoch" in summary(data)
+    # Images that only set the calibration of a network whose epoch others chose (`pesi calibrate`).
+    found = summary(fitted, provenance={"recipe": {"select": "best"}})
+    assert "epoch" not in found
+    assert "set the temperature and the thresholds" in found
     vector = VectorScaling(weight=(1.0, 1.0, 1.0), bias=(0.0, 0.0, 0.0))
-    assert "set the vector scaling" in summary(provenance=last, vector=vector)
-    unseen = performance_section(answers(), classifier, options=OPTIONS).summary
-    assert "These images also" not in unseen
+    assert "set the vector scaling" in summary(fitted, vector=vector)
+    assert "These images also" not in summary(answers())

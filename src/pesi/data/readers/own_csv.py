@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def read_own_csv(root: Path) -> pd.DataFrame:
         )
     images = {} if "path" in columns else images_by_name(root.parent)
     field = columns["image_id"] if "image_id" in columns else columns["path"]
-    rows = read_csv(root)
+    rows = [_of_named_columns(row) for row in read_csv(root)]
     names = [row.needed(field).replace("\\", "/") for row in rows]
     ids = [_stem(name) for name in names]
     if len(set(ids)) < len(ids) and any("/" in name for name in names):
@@ -113,6 +114,11 @@ def _columns(header: list[str]) -> dict[str, str]:
         if known is not None:
             found[column] = known
     return found
+
+
+def _of_named_columns(row: Row) -> Row:
+    """The row without the column that has no name, such as pandas' index: "" stands below for "no such column"."""
+    return replace(row, values={name: value for name, value in row.values.items() if name})
 
 
 def _record(row: Row, columns: dict[str, str], image_id: str, images: dict[str, list[Path]]) -> dict[str, Any]:

@@ -174,7 +174,7 @@ def _summary(
         best = min(differences, key=lambda method: float(differences[method]["nll"]["value"]))
         if best != ours:
             left = figure_text(scores[best].values[key], scores[best].intervals[key])
-            text += f" Best is {METHODS[best]}, which leaves {left}."
+            text += f" The best likelihood has {METHODS[best]} (not compared with the next best), which leaves {left}."
     else:
         text += " No calibration is shown to give a better likelihood than none."
     if "shipped" in scores:

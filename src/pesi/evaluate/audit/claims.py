@@ -58,8 +58,7 @@ def _score(values: Mapping[str, Any]) -> str:
     scores = values.get("performance")
     if scores is None or scores["mean_auc"] is None:
         return "Not measured in this audit."
-    text = f"Mean AUC {figure_text(scores['mean_auc'], scores['mean_auc_ci'])} on {scores['images']} images"
-    return f"{text}; the labels of the challenge's test images are held apart."
+    return f"Mean AUC {figure_text(scores['mean_auc'], scores['mean_auc_ci'])} on {scores['images']} images."
 
 
 def _alike(values: Mapping[str, Any]) -> str:
@@ -96,7 +95,8 @@ def _learned(classifier: Classifier, data: AuditData) -> str:
     with torch.inference_mode():
         for image in data.images[: min(len(data), _ENERGY_IMAGES)]:
             for name, energy in classifier.look(image).maps.energy.items():
-                energies.setdefault(name, []).append(float(energy[0]))
+                if name in alphas:  # the other blocks have no attention
+                    energies.setdefault(name, []).append(float(energy[0]))
     means = [float(np.mean(energy)) for energy in energies.values()]
     start = classifier.config.network.options.get("alpha", 0.001)
     return (

@@ -69,13 +69,15 @@ def with_corrections(classifier: Classifier, corrections: tuple[CorrectionName, 
 def _summary(results: dict[CorrectionName, AnswerChange], count: int, trained_with: str) -> str:
     parts = []
     for name, answers in results.items():
-        text = f"{_WORDS[name].capitalize()} changes the most probable diagnosis of {answers.class_flips.count} of "
+        text = f"{_WORDS[name].capitalize()} changes the {answers.answer} of {answers.class_flips.count} of "
         text += f"{count} images"
         if "mean" in answers.auc:
             change = answers.auc["mean"].change
             verdict = (
                 "better with it" if change.low > 0 else "worse with it" if change.high < 0 else "no difference is shown"
             )
+            if answers.auc["mean"].few:
+                verdict = "too few images of a class to tell"
             text += f"; mean AUC {change.value:+.3f} ({change.low:+.3f} to {change.high:+.3f}): {verdict}"
         parts.append(text + ".")
     parts.append(f"The network was trained {'with ' + trained_with if trained_with else 'without either'}.")

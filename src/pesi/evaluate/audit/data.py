@@ -62,7 +62,9 @@ class AuditData:
         logits: Of all views, (N, V, K), before any calibration.
         features: Pooled features, averaged over the views of the bundle's first region, (N, C).
         probabilities: Calibrated as the bundle does it, (N, K), columns `classifier.config.outputs`.
-        fitted_on: Whether the bundle's calibration, thresholds and the rest were set on these images.
+        fitted_on: Whether the bundle's calibration, thresholds and the rest were set on these images, or on some of
+            them.
+        chose_epoch: Whether these images, or some of them, chose the network's epoch.
     """
 
     name: str
@@ -76,6 +78,7 @@ class AuditData:
     features: NDArray[np.float32] = field(repr=False)
     probabilities: Floats = field(repr=False)
     fitted_on: bool = False
+    chose_epoch: bool = False
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -120,6 +123,7 @@ class AuditData:
             self.features[indices],
             self.probabilities[indices],
             self.fitted_on,
+            self.chose_epoch,
         )
 
 
@@ -191,6 +195,7 @@ def read_audit_data(
     name: str,
     *,
     fitted_on: bool = False,
+    chose_epoch: bool = False,
     cache_dir: str | None = None,
     progress: Progress = silent,
 ) -> AuditData:
@@ -200,7 +205,8 @@ def read_audit_data(
         classifier: What is audited.
         records: Record table; rows without a diagnosis, or with one that the task does not have, are left out.
         name: What the images are called in the report.
-        fitted_on: Whether the bundle's calibration was fitted on them.
+        fitted_on: Whether the bundle's calibration was fitted on them, or some of them.
+        chose_epoch: Whether they chose the network's epoch.
         cache_dir: Where decoded images are kept; default the user's cache.
         progress: Told what is done.
 
@@ -257,4 +263,5 @@ def read_audit_data(
         outputs.features,
         calibrated_probabilities(logits, config.task.head, config.temperature, config.vector),
         fitted_on,
+        chose_epoch,
     )

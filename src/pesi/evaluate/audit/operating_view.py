@@ -71,14 +71,7 @@ def summary(
             f" The threshold that the bundle ships with for it comes to a sensitivity of {cell(own[0], 'sensitivity')} "
             f"and a specificity of {cell(own[0], 'specificity')} here."
         )
-    if useful := curves["own"].useful:
-        low, high = max(useful, key=lambda part: part[1] - part[0])
-        text += (
-            " Deciding by the probability is shown to be better than excising all or none for those who would have "
-            f"a lesion out at a risk of {low:.1%} to {high:.1%}."
-        )
-    else:
-        text += " Deciding by the probability is not shown to be better than excising all or none."
+    text += " " + _benefit(curves)
     if levels := triage.get("cross-fitted"):
         last = levels[-1]
         text += f" The triage's {last['level']!r} takes {last['images']} images, {last['malignant']} of them malignant"
@@ -89,6 +82,24 @@ def summary(
         images = "1 image has" if with_it == 1 else f"{with_it} images have"
         text += f" Only {images} it: the intervals are wide."
     return text
+
+
+def _benefit(curves: Mapping[str, DecisionCurve]) -> str:
+    """Where deciding by the probability is shown to be better, at each prevalence."""
+    found = []
+    for label, curve in curves.items():
+        among = f"{curve.prevalence:.0%} have it" + ", as here" * (label == "own")
+        if curve.useful:
+            low, high = max(curve.useful, key=lambda part: part[1] - part[0])
+            found.append(f"{low:.1%} to {high:.1%} where {among}")
+        else:
+            found.append(f"no risk where {among}")
+    if not any(curve.useful for curve in curves.values()):
+        return "Deciding by the probability is not shown to be better than excising all or none."
+    return (
+        "Deciding by the probability is shown to be better than excising all or none for those who would have a lesion "
+        f"out at a risk of {', of '.join(found)}."
+    )
 
 
 def tables(

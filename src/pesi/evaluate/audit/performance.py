@@ -32,8 +32,8 @@ def performance_section(
     )
     if small:
         summary += f". Few images with {' and '.join(n.replace('_', ' ') for n in small)}: the intervals are wide"
-    if data.fitted_on:
-        summary += f". {_what_else(classifier)}"
+    if data.fitted_on or data.chose_epoch:
+        summary += f". {_what_else(classifier, data)}"
     rows = [
         (
             name.replace("_", " "),
@@ -106,20 +106,20 @@ def performance_section(
         meaning="Of a patient with the disease and one without it, drawn at random, the first gets the higher "
         "probability as often as the AUC says.",
         method="ISIC 2017 Part 3: one-vs-rest AUC and average precision; intervals by bootstrap within each class. "
-        "Where a figure is 0 or 1 resamples of it would not vary: there an AUC has Newcombe's interval (2006, method "
-        "5), a share Wilson's, and an average precision none; the mean AUC then has the mean of its classes' limits.",
+        "Where a figure is 0 or 1 resamples of it would not vary, and where fewer than 10 images are with or without "
+        "the class, too little: there an AUC has Newcombe's interval (2006, method 5), a share of 0 or 1 Wilson's, and "
+        "an average precision none; the mean AUC then has the mean of its classes' limits.",
         values=scores,
         tables=tuple(tables),
         plots=tuple(plots),
     )
 
 
-def _what_else(classifier: Classifier) -> str:
-    """What else these images did for the bundle that was fitted on them, and what that does to an AUC."""
-    config = classifier.config
-    if config.provenance.get("recipe", {}).get("select") == "best":
+def _what_else(classifier: Classifier, data: AuditData) -> str:
+    """What else these images did for the bundle, and what that does to an AUC."""
+    if data.chose_epoch:
         return "These images also chose the network's epoch, so the figures flatter"
-    if config.vector is not None:
+    if classifier.config.vector is not None:
         return "These images also set the vector scaling, which can move an AUC, and the thresholds, which do not"
     return "These images also set the temperature and the thresholds, which hardly move an AUC"
 

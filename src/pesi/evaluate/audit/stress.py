@@ -67,10 +67,9 @@ def stress_section(
         ),
         _forest(
             results,
-            "share whose most probable diagnosis changes",
+            "share whose answer changes",
             lambda answers: answers.class_flips,
-            "Each line is one change of the same pictures: how many get another most probable diagnosis (Wilson's "
-            "95 % interval).",
+            "Each line is one change of the same pictures: how many get another answer (Wilson's 95 % interval).",
             "A patient photographed twice should be told the same twice; these are the shares who would not be.",
         ),
     )
@@ -125,7 +124,10 @@ def _summary(results: Sequence[StressResult], count: int) -> str:
         for result in results
         if result.perturbation.group != "lesion" and (change := _mean_change(result)) is not None and change.high < 0
     ]
-    if lowered:
+    few = any("mean" in result.answers.auc and result.answers.auc["mean"].few for result in results if result.answers)
+    if few:
+        parts.append(f"The {count} images are too few of a class to show what lowers the mean AUC.")
+    elif lowered:
         change, worst = min(lowered, key=lambda pair: pair[0].value)
         parts.append(
             f"On {count} images, {len(lowered)} changes that leave the lesion to be seen lower the mean AUC; most does "
@@ -138,8 +140,8 @@ def _summary(results: Sequence[StressResult], count: int) -> str:
         most = max(pasted, key=lambda r: r.answers.class_flips.value if r.answers else 0.0)
         if most.answers is not None:
             parts.append(
-                f"Of the pasted artefacts, “{most.perturbation.name}” changes most answers: the most probable "
-                f"diagnosis in {_text(most.answers.class_flips)} of the images."
+                f"Of the pasted artefacts, “{most.perturbation.name}” changes most answers: the "
+                f"{most.answers.answer} in {_text(most.answers.class_flips)} of the images."
             )
     hidden = {r.perturbation.name: r.answers for r in results if r.perturbation.name in _HIDING and r.answers}
     above = [(name, answers) for name, answers in hidden.items() if "mean" in answers.auc]
@@ -149,7 +151,9 @@ def _summary(results: Sequence[StressResult], count: int) -> str:
         parts.append(
             f"With the lesion hidden the mean AUC is {told}; a network that reads only the lesion gives 0.5. "
             + (
-                "So it also reads the surroundings, or the size of what is hidden."
+                "The images are too few of a class to tell what it reads."
+                if few
+                else "So it also reads the surroundings, or the size of what is hidden."
                 if reads
                 else "It is not shown to read the surroundings."
             )
@@ -181,7 +185,8 @@ def _change_table(results: Sequence[StressResult], calls: bool) -> Table:
         rows.append(tuple(cells))
     return Table(
         "Every change: images that it could be made of, difference of the AUC, share of the images that get another "
-        "most probable diagnosis and another call, and mean difference of the malignant probability (95 % intervals).",
+        "answer (the most probable diagnosis, or for several at a time those called at 0.5) and another call, and mean "
+        "difference of the malignant probability (95 % intervals).",
         tuple(columns),
         tuple(rows),
     )

@@ -50,6 +50,7 @@ Bools = NDArray[np.bool_]
 COVERAGES = (0.90, 0.95)
 WITHHELD = (0.05, 0.10, 0.20)
 ERROR = "error of the most probable class"
+_WRONG = {"multiclass": "the most probable class", "multilabel": "a class called at 0.5, or not called,"}
 MISSED = "answered benign, of all malignant"
 REASSURED = "answered benign, of all benign"
 NEAREST = "no result nearest the threshold"
@@ -138,7 +139,8 @@ def uncertainty_section(
     wrong = wrong_answers(data.probabilities, targets, head)
     measures = confidence_measures(samples, head, sets=sets.get(COVERAGES[0]), scores=scores)
     surest = measures[REFERENCE]
-    questions = [Question("most_probable_class", "the most probable class is wrong", wrong, measures)]
+    what = _WRONG[head]
+    questions = [Question("most_probable_class", f"{what} is wrong", wrong, measures)]
     rates = [Rate(ERROR, wrong, np.ones(len(data), bool), surest)]
     malignant = classifier.malignant_probability(data.probabilities)
     threshold, how = malignant_threshold(classifier)
@@ -168,7 +170,7 @@ def uncertainty_section(
     return Section(
         key="uncertainty",
         title="Uncertainty and abstention",
-        summary=_summary(data, coverages, own, rests, compared["most_probable_class"]),
+        summary=_summary(data, coverages, own, rests, compared["most_probable_class"], what),
         meaning="Several diagnoses or no result mean that a doctor must look; an answer that is called sure can still "
         "be wrong.",
         method=METHOD,
@@ -240,6 +242,7 @@ def _summary(
     own: Mapping[str, SetCoverage],
     rests: Mapping[str, Sequence[Rest]],
     compared: Mapping[str, MeasureResult],
+    what: str,
 ) -> str:
     parts = [
         f"The bundle's own prediction sets for {float(key):.0%} held the true diagnosis for "
@@ -260,7 +263,7 @@ def _summary(
     if everything and tenth.rate and tenth.change:
         shown = "" if tenth.change.interval[1] < 0 else ", not shown to be lower"
         parts.append(
-            "Without a result for the least sure tenth of the images, the most probable class was wrong for "
+            f"Without a result for the least sure tenth of the images, {what} was wrong for "
             f"{figure_text(tenth.rate.value, tenth.rate.interval)} of the rest, against "
             f"{figure_text(everything.value, everything.interval)} of all{shown}"
         )
