@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pesi.data.cache import cached_array
 from pesi.data.decode import decode_mask, image_size
 from pesi.data.transforms import Draw, Geometry, Image, augment, fit_square, resize, warp_matrix
-from pesi.errors import ImageError
+from pesi.errors import DataError, ImageError
 
 Mask = NDArray[np.bool_]
 
@@ -41,6 +41,14 @@ def read_mask(path: str | Path, image: str | Path) -> Mask:
             "Give the mask that belongs to the image.",
         )
     return mask
+
+
+def mask_of_another_size(path: str | Path, mask: Sequence[int], image: Sequence[int]) -> DataError:
+    """The error to raise for a mask that is not as large as its image; sizes are (width, height)."""
+    return DataError(
+        f"The mask {path} is {mask[0]} x {mask[1]} pixels, its image {image[0]} x {image[1]}.",
+        "The official score needs masks of the images' size.",
+    )
 
 
 def read_mask_square(path: str | Path, image: str | Path, size: int, geometry: Geometry) -> Image:

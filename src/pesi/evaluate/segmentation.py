@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from pesi.data.decode import decode_image
-from pesi.data.masks import Mask, read_mask
+from pesi.data.masks import Mask, mask_of_another_size, read_mask
 from pesi.errors import DataError
 from pesi.evaluate.intervals import mean_interval
 from pesi.files import write_json, write_text
@@ -68,14 +68,6 @@ def mask_scores(predicted: Mask, truth: Mask) -> MaskScores:
 
 def _ratio(part: int, whole: int) -> float:
     return part / whole if whole else 1.0
-
-
-def mask_of_another_size(path: str | Path, mask: Sequence[int], image: Sequence[int]) -> DataError:
-    """The error to raise for a mask that is not as large as its image; sizes are (width, height)."""
-    return DataError(
-        f"The mask {path} is {mask[0]} x {mask[1]} pixels, its image {image[0]} x {image[1]}.",
-        "The official score needs masks of the images' size.",
-    )
 
 
 @dataclass(frozen=True)
