@@ -41,6 +41,7 @@ def spots_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Forty labelled spots as a user's own CSV, with masks, sex and age."""
     folder = tmp_path_factory.mktemp("clinic")
     table = write_spots(folder, train=0, val=40, seed=5)
+    table["image_id"] = "clinic_" + table["image_id"]  # by its own names: images are known again by their ids
     rng = np.random.default_rng(0)
     table["sex"] = rng.choice(["female", "male"], len(table))
     table["age"] = rng.integers(20, 90, len(table)).astype(float)

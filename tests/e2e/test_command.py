@@ -101,7 +101,7 @@ def test_predict_formats_and_exit_statuses(spots_csv, tiny_run, tmp_path):
     done = pesi("predict", images, *bundle, "--out", tmp_path / "p.csv")
     assert done.returncode == 0, done.stderr
     frame = pd.read_csv(tmp_path / "p.csv")
-    assert list(frame.columns) == ["image", "melanoma", "seborrheic_keratosis", "nevus", "triage", "no_result"]
+    assert list(frame.columns) == ["image", "melanoma", "seborrheic_keratosis", "nevus", "triage", "no_result", "path"]
     assert len(frame) == 3
     done = pesi("predict", images, *bundle, "--format", "isic2017", "--out", tmp_path / "s.csv")
     assert done.returncode == 0, done.stderr
@@ -120,7 +120,9 @@ def test_predict_formats_and_exit_statuses(spots_csv, tiny_run, tmp_path):
     done = pesi("predict", images, *bundle, "--out", tmp_path / "p.csv")
     assert done.returncode == 1
     assert "broken.jpg" in done.stderr
-    assert len(pd.read_csv(tmp_path / "p.csv")) == 3
+    told = pd.read_csv(tmp_path / "p.csv").set_index("image")
+    assert len(told) == 4
+    assert told["no_result"].dropna().index.tolist() == ["broken"]
     done = pesi("predict", images, *bundle, "--format", "isic2017", "--out", tmp_path / "t.csv")
     assert done.returncode == 2
     assert not (tmp_path / "t.csv").exists()

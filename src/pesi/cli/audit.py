@@ -156,7 +156,7 @@ def unseen_by_network(
     if seen.trained:
         raise DataError(
             f"{seen.trained} of the {len(records)} images of {name} trained this network.",
-            "Choose images that it has not seen.",
+            "Choose images that it has not seen. It knows them by their ids: if these are others, rename them.",
         )
     return seen
 
