@@ -142,7 +142,7 @@ class Outcome:
         finished: Variant -> (seed, split) -> row; of `reference` too, whose variants are added.
         left_out: Why finished rows are not counted.
         own: The variants of the table itself, in its order.
-        reference: The variant that the others are compared with.
+        reference: The variant that the others are compared with where they name no other.
         few_classes: With more classes than these, the page shows no column for each.
     """
 
@@ -154,6 +154,10 @@ class Outcome:
     reference: str
     left_out: tuple[str, ...]
     few_classes: int = 3
+
+    def compared_with(self, variant: str) -> str:
+        """The variant that one of the table's own is compared with."""
+        return self.table.variants[variant].against or self.reference
 
     def block(self, *variants: str, most: str = "splits") -> Block:
         """The largest block that all these variants have; `most` as in `largest_block`."""

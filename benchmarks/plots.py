@@ -107,8 +107,8 @@ def difference_figure(differences: Sequence[Difference], headline: str) -> str:
             axes.plot([low, high], [place + offset] * 2, color=colour, linewidth=1.6)
             axes.plot(result.difference, place + offset, marker, color=colour, markersize=6, label=label)
         axes.plot(list(d.seeds.values()), [place - 0.28] * len(d.seeds), ".", color="#666666", markersize=5)
-    axes.set_yticks(range(len(differences)), [d.variant for d in reversed(differences)])
-    axes.set_xlabel(f"{headline} minus that of {differences[0].reference}, 95 % interval; dots: single seeds")
+    axes.set_yticks(range(len(differences)), [d.name for d in reversed(differences)])
+    axes.set_xlabel(f"difference of {headline}, 95 % interval; dots: single seeds")
     figure.legend(loc="outside upper right", ncols=2, frameon=False, fontsize=8)
     return _svg(figure)
 

@@ -76,14 +76,17 @@ def table_result(path: Path, data: list[pd.DataFrame], *, replicates: int, seed:
     reference = load_table(table.reference) if table.reference else None
     outcome = read_outcome(table, reference, _labels(table, data))
     differences, more_seeds = [], []
-    for variant in (v for v in outcome.own if v != outcome.reference):
-        found = difference(outcome, variant, outcome.reference, replicates=replicates, seed=seed)
+    for variant in outcome.own:
+        other = outcome.compared_with(variant)
+        if other == variant:
+            continue
+        found = difference(outcome, variant, other, replicates=replicates, seed=seed)
         if found is None:
             continue
         differences.append(found)
-        block = outcome.block(variant, outcome.reference, most="seeds")
+        block = outcome.block(variant, other, most="seeds")
         if len(block.seeds) > len(found.block.seeds):
-            again = difference(outcome, variant, outcome.reference, replicates=replicates, seed=seed, block=block)
+            again = difference(outcome, variant, other, replicates=replicates, seed=seed, block=block)
             more_seeds += [again] if again is not None else []
     return TableResult(
         outcome,
@@ -194,7 +197,7 @@ def page_text(
     shown = [d for d in differences if d.shown]
     summary = (
         f"{counted(len(differences), 'comparison')} with a reference; the difference is shown in {len(shown)} of them"
-        + (f" ({', '.join(f'`{d.variant}` {d.averaged.difference:+.4f}' for d in shown)})" if shown else "")
+        + (f" ({', '.join(f'`{d.name}` {d.averaged.difference:+.4f}' for d in shown)})" if shown else "")
         + f". In {sum(d.apart for d in differences)} the intervals exclude zero; they are at 95 %, uncorrected, and "
         f"without the luck of a training: by the choice of images alone about {0.05 * len(differences):.1f} would be "
         "expected."

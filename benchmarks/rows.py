@@ -21,7 +21,7 @@ from pesi.train.recipe import Recipe, load_recipe
 _NEEDED = ("title", "recipe", "splits", "seeds", "variants")
 _OF_THE_FOLDS = ("folds", "fold_count", "group_folds", "find_duplicates")
 _KEYS = {*_NEEDED, *_OF_THE_FOLDS, "set", "reference", "answers", "ages", "ranked"}
-_OF_A_VARIANT = {"set", "share", "relatives", "network_of"}
+_OF_A_VARIANT = {"set", "share", "relatives", "network_of", "against"}
 _LOOKS = ("views", "predict_regions")  # of a recipe: what changes no training
 _SPLIT = re.compile(r"official|fold\d+")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._]*(-[A-Za-z0-9._]+)*")
@@ -38,12 +38,14 @@ class Variant:
             leaves them out, `keep` leaves as many others of each diagnosis out; "" does nothing.
         network_of: A variant whose networks are taken instead of training others: this one only looks otherwise
             (`views`, `predict_regions`).
+        against: The variant of its table that it is compared with instead of the reference.
     """
 
     overrides: tuple[str, ...]
     share: float = 1.0
     relatives: str = ""
     network_of: str = ""
+    against: str = ""
 
 
 @dataclass(frozen=True)
@@ -224,6 +226,7 @@ def load_table(path: str | Path) -> Table:
             float(variant.get("share", 1.0)),
             variant.get("relatives", ""),
             variant.get("network_of", ""),
+            variant.get("against", ""),
         )
         if not 0 < settings.share <= 1 or settings.relatives not in ("", "keep", "drop"):
             raise PesiError(
@@ -251,6 +254,12 @@ def load_table(path: str | Path) -> Table:
     )
     if table.ages and table.ages not in variants:
         raise PesiError(f"{path}: ages names {table.ages!r}, which is no variant.", f"Variants: {', '.join(variants)}.")
+    for name, settings in variants.items():
+        if settings.against and settings.against not in set(variants) - {name}:
+            raise PesiError(
+                f"{path}: variant {name!r} cannot be compared with {settings.against!r}.",
+                f"That must be another variant of this table: {', '.join(v for v in variants if v != name)}.",
+            )
     names = [row.name for row in table.rows()]
     if len(set(names)) < len(names):
         raise PesiError(f"{path}: a split or seed stands twice.", "Name each once.")

@@ -104,7 +104,7 @@ class Unseen:
 
 @dataclass(frozen=True)
 class Difference:
-    """A variant minus the reference over the block that both have.
+    """A variant minus the one that it is compared with, `reference`, over the block that both have.
 
     Attributes:
         averaged: The headline measure of the probabilities averaged over the seeds.
@@ -127,6 +127,11 @@ class Difference:
     same_networks: bool = False
     precisions: tuple[str, str] | None = None
     unseen: Unseen | None = None
+
+    @property
+    def name(self) -> str:
+        """What is subtracted from what."""
+        return f"{self.variant} minus {self.reference}"
 
     @property
     def apart(self) -> bool:

@@ -63,13 +63,13 @@ def score_table(outcome: Outcome, scores: Mapping[str, VariantScores | None]) ->
 
 
 def difference_table(outcome: Outcome, differences: Sequence[Difference]) -> str:
-    """Each variant minus the reference, with a plain sentence each."""
+    """Each variant minus the one that it is compared with, with a plain sentence each."""
     names = outcome.columns if outcome.few else ()
-    head = [f"variant minus {outcome.reference}", f"{outcome.headline}, seeds averaged"]
+    head = ["difference", f"{outcome.headline}, seeds averaged"]
     head += [f"{outcome.headline}, one network", *(f"{auc_name(name)} (DeLong)" for name in names), "over"]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for d in differences:
-        cells = [d.variant, signed(d.averaged.difference, d.averaged.interval)]
+        cells = [d.name, signed(d.averaged.difference, d.averaged.interval)]
         cells.append(signed(d.single.difference, d.single.interval))
         for name in names:
             result = d.tasks[name]

@@ -14,7 +14,7 @@ from outcome import Block, FinishedRow, largest_block, read_outcome
 from plots import trajectories
 from rows import Table, load_table
 from scoring import Difference, difference, variant_scores
-from sections import cost_table, progress, verdict
+from sections import cost_table, difference_table, progress, verdict
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from benchmarks.conftest import BENCHMARKS, NAMES
@@ -73,6 +73,23 @@ def test_pooled_scores_and_differences_are_scikit_learns(
     assert d.shown
     assert "**shown: better**" in verdict(d)
     assert "90 images, 2 folds (0, 1), 3 seeds (0, 1, 2)" in verdict(d)
+
+
+def test_a_variant_is_compared_with_the_one_that_it_names(
+    table: Table, records: pd.DataFrame, fabricate: Fabricate
+) -> None:
+    fill(fabricate, table, {"none": 0.5, "spatial": 1.4, "sigmoid": 1.0})
+    named = table.path.read_text().replace("[variants.sigmoid]", '[variants.sigmoid]\nagainst = "spatial"')
+    table.path.write_text(named)
+    found = results.table_result(table.path, [records], replicates=50, seed=0)
+    assert [d.name for d in found.differences] == ["spatial minus none", "sigmoid minus spatial"]
+    means = [
+        independent_mean_auc([pooled_files(table, v, s) for s in table.seeds], records) for v in ("sigmoid", "spatial")
+    ]
+    assert found.differences[1].averaged.difference == pytest.approx(means[0] - means[1], abs=1e-12)
+    text = difference_table(found.outcome, found.differences)
+    assert "\n| sigmoid minus spatial |" in text
+    assert "\n- `sigmoid` against `spatial`, 90 images" in text
 
 
 def test_an_alpha_below_zero_has_a_size_too(table: Table, records: pd.DataFrame) -> None:

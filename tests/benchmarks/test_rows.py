@@ -64,6 +64,8 @@ def test_patterns_choose_rows(table: rows.Table) -> None:
         ("[variants.sigmoid]", "[variants.sigmoid]\nshare = 0", "'sigmoid' has a bad share"),
         ("[variants.sigmoid]", '[variants.sigmoid]\nnetwork_of = "none"', "cannot take the networks of 'none'"),
         ("[variants.sigmoid]", '[variants.sigmoid]\nnetwork_of = "nine"', "cannot take the networks of 'nine'"),
+        ("[variants.sigmoid]", '[variants.sigmoid]\nagainst = "nine"', "cannot be compared with 'nine'"),
+        ("[variants.sigmoid]", '[variants.sigmoid]\nagainst = "sigmoid"', "cannot be compared with 'sigmoid'"),
         ("[variants.sigmoid]", '[variants.sigmoid]\nrelatives = "lose"', "'sigmoid' has a bad share or relatives"),
     ],
 )
