@@ -108,6 +108,7 @@ def difference_figure(differences: Sequence[Difference], headline: str) -> str:
             axes.plot(result.difference, place + offset, marker, color=colour, markersize=6, label=label)
         axes.plot(list(d.seeds.values()), [place - 0.28] * len(d.seeds), ".", color="#666666", markersize=5)
     axes.set_yticks(range(len(differences)), [d.name for d in reversed(differences)])
+    axes.locator_params(axis="x", nbins=6)
     axes.set_xlabel(f"difference of {headline}, 95 % interval; dots: single seeds")
     figure.legend(loc="outside upper right", ncols=2, frameon=False, fontsize=8)
     return _svg(figure)
