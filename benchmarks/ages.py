@@ -18,9 +18,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import SplineTransformer
 
-from pesi.evaluate.paired import delong, paired_bootstrap
+from pesi.decide.conformal import Proportion
 from pesi.evaluate.subgroup_attributes import AGE_BANDS, MISSING
-from pesi.predict.conformal import Proportion
+from pesi.stats.paired import delong, paired_bootstrap
 
 Floats = NDArray[np.float64]
 

@@ -7,10 +7,10 @@ from numpy.typing import NDArray
 from outcome import Floats, Outcome, Pooled
 from sections import cell
 
-from pesi.evaluate.reliability import CalibrationScores, calibration_scores
-from pesi.predict.calibration import calibrated_probabilities, fit_temperature
-from pesi.predict.conformal import Proportion, cross_fitted_sets, set_coverage
-from pesi.predict.decisions import COVERAGES
+from pesi.decide.calibration import calibrated_probabilities, fit_temperature
+from pesi.decide.conformal import Proportion, cross_fitted_sets, set_coverage
+from pesi.predict.fitting import COVERAGES
+from pesi.stats.reliability import CalibrationScores, calibration_scores
 
 
 def answers_table(outcome: Outcome, replicates: int) -> str:

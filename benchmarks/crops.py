@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pandas as pd
 
-from pesi.data.splits import id_hash
+from pesi.bundle.segmenter import read_segmenter_config
+from pesi.datasets.splits import id_hash
 from pesi.predict.segmenter import shipped_segmenter_folder
-from pesi.predict.segmenter_bundle import read_segmenter_config
 
 
 def segmenter_saw(records: pd.DataFrame) -> set[str]:

@@ -14,7 +14,7 @@ from scoring import Floats, Interval, scored
 from sections import cell, counted, signed
 
 from pesi.errors import PesiError
-from pesi.evaluate.paired import PairedResult, paired_bootstrap
+from pesi.stats.paired import PairedResult, paired_bootstrap
 
 Member = tuple[Outcome, str]  # a table, and one of its variants
 

@@ -15,12 +15,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pesi.data.readers import read_dataset
+from pesi.datasets.readers import read_dataset
 from pesi.errors import DataError, PesiError
 from pesi.evaluate.answer_change import compare_answers
 from pesi.predict.classifier import Classifier
+from pesi.predict.loading import load
 from pesi.predict.prediction import Refusal
-from pesi.predict.shipped import load
 
 
 def answers(classifier: Classifier, records: pd.DataFrame) -> NDArray[np.float64]:

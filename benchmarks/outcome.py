@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from rows import Row, Table
 
-from pesi.data.splits import repeated_groups
+from pesi.datasets.splits import repeated_groups
 from pesi.errors import PesiError
-from pesi.evaluate import metrics
 from pesi.predict.tables import read_prediction_table
+from pesi.stats import metrics
 from pesi.taxonomy import Task, task_of
 from pesi.train.recipe import Recipe
 

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 from rows import Folds
 
-from pesi.data.duplicates import clusters, near_duplicates
-from pesi.data.splits import folds, group_ids
+from pesi.datasets.duplicates import clusters, near_duplicates
+from pesi.datasets.splits import folds, group_ids
 from pesi.errors import DataError
 from pesi.files import write_text
 

@@ -21,7 +21,7 @@ import torch
 
 import pesi
 from pesi.cli.memory import keep_memory
-from pesi.data.synthetic.image import draw_parameters, render
+from pesi.synthetic.image import draw_parameters, render
 
 
 def write_images(folder: Path, count: int, width: int) -> list[Path]:

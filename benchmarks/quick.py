@@ -18,8 +18,8 @@ from pathlib import Path
 from results import all_tables
 from rows import load_table
 
-from pesi.data.synthetic import write_synthetic
 from pesi.errors import PesiError
+from pesi.synthetic import write_synthetic
 
 HERE = Path(__file__).resolve().parent
 RECIPE = HERE / "attention" / "pesi18-128.recipe.toml"

@@ -35,12 +35,12 @@ from sections import (
 from submissions import repository_path, write_ensemble_predictions, write_test_predictions
 
 import pesi
-from pesi.data.readers import read_dataset
+from pesi.bundle.config import read_config
+from pesi.bundle.files import WEIGHTS, bundle_kind
+from pesi.bundle.segmenter import read_segmenter_config
+from pesi.datasets.readers import read_dataset
 from pesi.errors import PesiError
 from pesi.files import write_text
-from pesi.predict.bundle import read_config
-from pesi.predict.bundle_files import WEIGHTS, bundle_kind
-from pesi.predict.segmenter_bundle import read_segmenter_config
 from pesi.predict.tables import ISIC2017_COLUMNS, read_prediction_table
 
 HERE = Path(__file__).resolve().parent

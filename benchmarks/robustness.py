@@ -22,15 +22,15 @@ from sections import signed
 
 import pesi
 from pesi.cli.memory import keep_memory
-from pesi.data.artefact_labels import artefact_table
-from pesi.data.perturb import PERTURBATIONS, Perturbation
-from pesi.data.readers import read_dataset
+from pesi.datasets.artefact_labels import artefact_table
+from pesi.datasets.readers import read_dataset
 from pesi.errors import DataError
-from pesi.evaluate import metrics
 from pesi.evaluate.answer_change import single_view_probabilities
 from pesi.evaluate.audit.data import AuditData, lesion_grouped_part, read_audit_data
-from pesi.evaluate.paired import Floats, PairedResult, delong, paired_bootstrap
+from pesi.images.perturb import PERTURBATIONS, Perturbation
 from pesi.predict.classifier import Classifier
+from pesi.stats import metrics
+from pesi.stats.paired import Floats, PairedResult, delong, paired_bootstrap
 
 GROUPS = ("paste", "remove", "lesion")
 LEAST = 10  # images of each of both classes, below which no AUC is compared

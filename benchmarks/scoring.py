@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from outcome import Block, FinishedRow, Outcome, Pooled
 
 from pesi.errors import PesiError
-from pesi.evaluate import metrics
-from pesi.evaluate.intervals import bootstrap, percentile_interval
-from pesi.evaluate.paired import PairedResult, delong, paired_bootstrap
+from pesi.stats import metrics
+from pesi.stats.intervals import bootstrap, percentile_interval
+from pesi.stats.paired import PairedResult, delong, paired_bootstrap
 
 Floats = NDArray[np.float64]
 Interval = tuple[float, float, float]  # value, low, high

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image as PillowImage
 
-from pesi.data.records import record_table
+from pesi.datasets.records import record_table
 from pesi.predict.classifier import Classifier
 from pesi.taxonomy import TASKS
 from pesi.train.recipe import load_recipe

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pesi.data.records import COLUMNS, record_table
+from pesi.datasets.records import COLUMNS, record_table
 from pesi.errors import DataError
 from pesi.taxonomy import DIAGNOSES, TASKS, task_of
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from pesi.data.decode import decode_image, decode_mask
-from pesi.data.transforms import Image, resize
 from pesi.evaluate.outliers import Families
+from pesi.images.decode import decode_image, decode_mask
+from pesi.images.transforms import Image, resize
 
 # Boxes of skin as shares of the picture: top, bottom, left, right.
 SKIN = {

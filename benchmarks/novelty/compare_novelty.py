@@ -23,12 +23,12 @@ from radiology import dicom_pictures, radiographs
 from scores import Outputs, all_scores
 
 import pesi
-from pesi.data.readers import read_dataset
-from pesi.data.transforms import Image
-from pesi.evaluate.novelty import crossed_choice, novelty_result
+from pesi.datasets.readers import read_dataset
+from pesi.decide.novelty import NoveltyStatistics, fit_novelty, novelty_config, novelty_score, novelty_threshold
 from pesi.evaluate.outliers import Families, outliers
+from pesi.images.transforms import Image
 from pesi.predict.classifier import Classifier
-from pesi.predict.novelty import NoveltyStatistics, fit_novelty, novelty_config, novelty_score, novelty_threshold
+from pesi.stats.separation import crossed_choice, novelty_result
 
 HAM_IMAGES, LESIONS, CROPS = 900, 40, 8
 

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pesi.data.decode import decode_image
-from pesi.data.quality import judge_quality
-from pesi.data.quality_measures import QualityMeasures, measure_quality
-from pesi.data.readers import read_dataset
-from pesi.data.verdict import Verdict
-from pesi.evaluate.intervals import wilson_interval
+from pesi.datasets.readers import read_dataset
+from pesi.images.decode import decode_image
+from pesi.images.quality import judge_quality
+from pesi.images.quality_measures import QualityMeasures, measure_quality
 from pesi.predict.segmenter import LesionSegmenter, shipped_segmenter
+from pesi.stats.intervals import wilson_interval
+from pesi.verdict import Verdict
 
 SHARES = (0, 0.002, 0.005, 0.01, 0.02, 0.5, 0.98, 0.99, 0.995, 0.998, 1)
 

@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pesi.data.transforms import Image
 from pesi.evaluate.outliers import Families
+from pesi.images.transforms import Image
 
 WATER = 0.02  # linear attenuation of water, 1/mm, at the mean energy of a chest radiograph
 

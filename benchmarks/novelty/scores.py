@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 from sklearn.covariance import LedoitWolf
 
-from pesi.predict.novelty import energy, fit_novelty, novelty_score
+from pesi.decide.novelty import energy, fit_novelty, novelty_score
 
 Floats = NDArray[np.float64]
 

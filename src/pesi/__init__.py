@@ -7,15 +7,15 @@ Example:
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
+
+from pesi.version import __version__
 
 if TYPE_CHECKING:
     from pesi.nn.models import create_model
-    from pesi.predict.shipped import load
+    from pesi.predict.loading import load
 
 __all__ = ["__version__", "create_model", "load"]
-__version__ = version("pesi-cnn")
 
 
 def __getattr__(name: str) -> Any:
@@ -25,7 +25,7 @@ def __getattr__(name: str) -> Any:
 
         return create_model
     if name == "load":
-        from pesi.predict.shipped import load
+        from pesi.predict.loading import load
 
         return load
     raise AttributeError(f"module 'pesi' has no attribute {name!r}")

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pesi.data.records import record_table
+from pesi.datasets.records import record_table
 from pesi.files import write_json, write_text
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"

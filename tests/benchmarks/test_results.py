@@ -18,7 +18,7 @@ from sections import cost_table, difference_table, progress, verdict
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from benchmarks.conftest import BENCHMARKS, NAMES
-from pesi.data.readers import read_dataset
+from pesi.datasets.readers import read_dataset
 from pesi.errors import PesiError
 from pesi.files import write_json
 from pesi.taxonomy import TASKS, Task

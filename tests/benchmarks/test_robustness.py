@@ -8,7 +8,7 @@ import pytest
 from robustness import changed, mean_auc, share_difference, with_artefact
 from sklearn.metrics import roc_auc_score
 
-from pesi.data.artefact_labels import ARTEFACTS
+from pesi.datasets.artefact_labels import ARTEFACTS
 from pesi.evaluate.audit.data import AuditData, read_audit_data
 from pesi.predict.classifier import Classifier
 

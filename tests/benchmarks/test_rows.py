@@ -16,8 +16,8 @@ import rows
 from sklearn.metrics import roc_auc_score
 
 from benchmarks.conftest import BENCHMARKS, TABLE
-from pesi.data.synthetic import write_synthetic
 from pesi.errors import PesiError
+from pesi.synthetic import write_synthetic
 
 
 def test_rows_come_seed_by_seed_then_fold_by_fold(table: rows.Table) -> None:

@@ -19,10 +19,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from pesi.cli.data import data_app
-from pesi.data import fetch
-from pesi.data.fetch import RemoteFile
-from pesi.data.readers import read_dataset
-from pesi.data.splits import read_ids
+from pesi.datasets import fetch
+from pesi.datasets.fetch import RemoteFile
+from pesi.datasets.readers import read_dataset
+from pesi.datasets.splits import read_ids
 from pesi.errors import DataError, PesiError
 
 

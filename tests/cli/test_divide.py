@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from pesi.cli.divide import with_train_and_val
-from pesi.data.records import record_table
-from pesi.data.synthetic import write_synthetic
+from pesi.datasets.records import record_table
 from pesi.errors import DataError
+from pesi.synthetic import write_synthetic
 
 
 @pytest.fixture(scope="module")

@@ -12,12 +12,12 @@ from click.testing import Result
 from PIL import Image
 from typer.testing import CliRunner
 
+from pesi.bundle.segmenter import read_segmenter_config
 from pesi.cli.app import app
-from pesi.data.synthetic.dataset import write_synthetic
 from pesi.errors import BundleError, DataError, PesiError, RecipeError
 from pesi.nn.pretrained import CheckpointError
 from pesi.predict import segmenter
-from pesi.predict.segmenter_bundle import read_segmenter_config
+from pesi.synthetic.dataset import write_synthetic
 
 TINY = ("network.width=2", "picture.size=64", "picture.source_size=64", "batch_size=6", "epochs=1")
 SETS = [part for override in TINY for part in ("--set", override)]

@@ -17,13 +17,13 @@ from sklearn.metrics import roc_auc_score
 from typer.testing import CliRunner
 
 from conftest import write_spots
+from pesi.bundle.config import read_config
 from pesi.cli.app import app
 from pesi.cli.audit import progress_bars, unseen_by_network
-from pesi.data.readers import read_dataset
+from pesi.datasets.readers import read_dataset
 from pesi.errors import DataError, PesiError
 from pesi.evaluate.audit.run import TOPICS
-from pesi.predict.bundle import read_config
-from pesi.predict.shipped import load
+from pesi.predict.loading import load
 
 CHROMIUM = shutil.which("chromium")
 FIRST = {topic.key for topic in TOPICS}

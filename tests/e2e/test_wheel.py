@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pesi.data.synthetic import write_synthetic
+from pesi.synthetic import write_synthetic
 
 PROJECT = Path(__file__).resolve().parents[2]
 

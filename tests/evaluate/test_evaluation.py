@@ -15,7 +15,7 @@ import pytest
 from scipy.stats import binomtest
 from sklearn import metrics as sk
 
-from pesi.data.records import record_table
+from pesi.datasets.records import record_table
 from pesi.errors import DataError
 from pesi.evaluate.attention import summarise_attention
 from pesi.evaluate.evaluation import compare_predictions, evaluate_predictions

@@ -9,10 +9,10 @@ from scipy.stats import norm
 from sklearn.metrics import auc as area_below
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from pesi.data.records import record_table
+from pesi.datasets.records import record_table
 from pesi.evaluate.evaluation import compare_predictions, evaluate_predictions
 from pesi.evaluate.figures import precision_figure
-from pesi.evaluate.intervals import newcombe_interval
+from pesi.stats.intervals import newcombe_interval
 from pesi.taxonomy import TASKS
 
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from sklearn.metrics import accuracy_score, f1_score, jaccard_score, recall_score
 
-from pesi.data.records import record_table
+from pesi.datasets.records import record_table
 from pesi.errors import DataError, ImageError
 from pesi.evaluate.segmentation import SCORES, evaluate_segmenter, mask_scores, score_images
 from pesi.predict.segmenter import LesionMask

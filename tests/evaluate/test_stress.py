@@ -11,14 +11,14 @@ from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
 
 from conftest import write_spots
-from pesi.data.masks import LESION_ABOVE, read_mask_square
-from pesi.data.perturb import PERTURBATIONS, Perturbation, Perturbed
-from pesi.data.regions import WholeImage, read_region
+from pesi.decide.operating import Threshold
 from pesi.evaluate.answer_change import call_threshold, compare_answers, single_view_probabilities
 from pesi.evaluate.stress import maps_of, mass_on, stress_test
 from pesi.explain.localisation import attention_inside
 from pesi.explain.maps import explain
-from pesi.predict.operating import Threshold
+from pesi.images.masks import LESION_ABOVE, read_mask_square
+from pesi.images.perturb import PERTURBATIONS, Perturbation, Perturbed
+from pesi.images.regions import WholeImage, read_region
 
 NAMES = {each.name: each for each in PERTURBATIONS}
 

@@ -10,10 +10,10 @@ import pytest
 from scipy.stats import binomtest, kstest
 from sklearn.metrics import recall_score, roc_auc_score
 
-from pesi.data.records import record_table
-from pesi.data.skin_tone import SkinTone
+from pesi.datasets.records import record_table
 from pesi.evaluate.subgroup_attributes import MISSING, attribute_of, attributes_of
 from pesi.evaluate.subgroups import Target, auc_interval, holm, measure_subgroups, permutation_p_value
+from pesi.images.skin_tone import SkinTone
 
 
 def simulated(seed=0, count=400, gap=0.0):

@@ -9,10 +9,10 @@ import torch
 from captum.attr import LayerGradCam
 from scipy.stats import kstest, norm
 
-from pesi.data.transforms import normalise, to_tensor
 from pesi.errors import DataError
 from pesi.explain.baselines import centre_gaussian, grad_cam, last_block_of_stage, pixel_noise, random_map
 from pesi.explain.maps import explain
+from pesi.images.transforms import normalise, to_tensor
 
 
 @pytest.mark.parametrize("stage", [2, 3, 4])

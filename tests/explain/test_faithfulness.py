@@ -9,7 +9,6 @@ import pytest
 from PIL import Image
 from sklearn.metrics import auc
 
-from pesi.data.transforms import resize
 from pesi.explain.baselines import centre_gaussian, random_map
 from pesi.explain.faithfulness import (
     CENTRE,
@@ -25,6 +24,7 @@ from pesi.explain.faithfulness import (
     pointing_hit,
 )
 from pesi.explain.maps import explain
+from pesi.images.transforms import resize
 
 SIZE = 32
 PATCH = (slice(4, 12), slice(20, 28))  # 1/16 of the picture

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pesi.data.views import VIEWS, cut_views
 from pesi.errors import DataError, ImageError
+from pesi.images.views import VIEWS, cut_views
 from pesi.predict.prediction import Prediction, Refusal
 
 

@@ -9,14 +9,14 @@ import pytest
 from scipy.special import softmax
 
 import pesi
-from pesi.data.synthetic.dataset import write_synthetic
+from pesi.bundle.config import NetworkConfig, TemperatureConfig, task_config
+from pesi.decide.uncertainty import uncertainty_of
 from pesi.errors import BundleError, ImageError
 from pesi.nn.models import create_model
-from pesi.predict.bundle import NetworkConfig, TemperatureConfig, task_config
 from pesi.predict.classifier import Classifier
 from pesi.predict.ensemble import Ensemble
 from pesi.predict.prediction import Prediction, Refusal
-from pesi.predict.uncertainty import uncertainty_of
+from pesi.synthetic.dataset import write_synthetic
 from pesi.taxonomy import TASKS
 
 

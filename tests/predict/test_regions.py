@@ -12,10 +12,10 @@ import pesi.predict.classifier
 import pesi.predict.regions
 from conftest import TINY
 from pesi.cli.explain import draw_explanation
+from pesi.decide.calibration import view_probabilities
 from pesi.errors import BundleError, DataError
 from pesi.explain.localisation import check_whole_image, localise
 from pesi.explain.maps import explain
-from pesi.predict.calibration import view_probabilities
 from pesi.predict.classifier import Classifier
 from pesi.predict.segmenter import LesionMask
 from pesi.taxonomy import TASKS

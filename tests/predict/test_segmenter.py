@@ -12,17 +12,8 @@ from safetensors.torch import load_file
 from scipy import ndimage
 from torch import nn
 
-from pesi.errors import BundleError, ImageError
-from pesi.nn.segmenter import PesiSegmenter, create_segmenter
-from pesi.predict.bundle import read_config
-from pesi.predict.segmenter import (
-    LesionSegmenter,
-    largest_region,
-    lesion_of,
-    shipped_segmenter,
-    shipped_segmenter_folder,
-)
-from pesi.predict.segmenter_bundle import (
+from pesi.bundle.config import read_config
+from pesi.bundle.segmenter import (
     FORMAT_VERSION,
     SegmenterConfig,
     SegmenterMeasured,
@@ -31,6 +22,15 @@ from pesi.predict.segmenter_bundle import (
     read_segmenter_config,
     save_segmenter,
     segmenter_card,
+)
+from pesi.errors import BundleError, ImageError
+from pesi.nn.segmenter import PesiSegmenter, create_segmenter
+from pesi.predict.segmenter import (
+    LesionSegmenter,
+    largest_region,
+    lesion_of,
+    shipped_segmenter,
+    shipped_segmenter_folder,
 )
 
 CONFIG = SegmenterConfig(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 import pesi
-from pesi.data.synthetic.dataset import write_synthetic
-from pesi.predict.shipped import shipped_bundles
+from pesi.bundle.installed import shipped_bundles
+from pesi.synthetic.dataset import write_synthetic
 
 
 def test_the_shipped_classifier_is_the_default():

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 import torch
 
-from pesi.data.transforms import Augmentation
 from pesi.errors import DataError
+from pesi.images.transforms import Augmentation
 from pesi.taxonomy import TASKS
 from pesi.train.dataset import (
     EpochSampler,

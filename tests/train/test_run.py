@@ -22,9 +22,9 @@ from sklearn.metrics import roc_auc_score
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from conftest import TINY
+from pesi.bundle.config import read_config
 from pesi.errors import DataError, PesiError, RecipeError, StorageError
 from pesi.nn.models import create_model
-from pesi.predict.bundle import read_config
 from pesi.taxonomy import TASKS
 from pesi.train.callbacks import MovableCheckpoint, WholeCheckpoints, read_checkpoint_file
 from pesi.train.recipe import load_recipe

@@ -18,12 +18,12 @@ from PIL import Image
 from sklearn.metrics import f1_score, jaccard_score
 from torch.nn import functional
 
-from pesi.data.readers import read_dataset
-from pesi.data.synthetic.dataset import write_synthetic
+from pesi.bundle.segmenter import load_segmenter
+from pesi.datasets.readers import read_dataset
 from pesi.errors import DataError, PesiError, RecipeError
 from pesi.nn.pretrained import CheckpointError
 from pesi.nn.segmenter import create_segmenter
-from pesi.predict.segmenter_bundle import load_segmenter
+from pesi.synthetic.dataset import write_synthetic
 from pesi.train.segmentation import run_segmenter_training
 from pesi.train.segmentation_module import SegmentationLoss, SegmentationModule, WholeMaskedPictures, soft_overlap
 from pesi.train.segmenter_recipe import SegmenterRecipe, load_segmenter_recipe

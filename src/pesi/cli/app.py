@@ -10,7 +10,6 @@ from typing import Annotated
 
 import typer
 
-from pesi import __version__
 from pesi.cli.audit import audit
 from pesi.cli.calibrate import calibrate
 from pesi.cli.data import data_app
@@ -26,6 +25,7 @@ from pesi.cli.similar import similar_app
 from pesi.cli.status import EXIT_BUG, EXIT_USAGE
 from pesi.cli.train import train
 from pesi.errors import PesiError
+from pesi.version import __version__
 
 app = typer.Typer(
     name="pesi",

@@ -13,9 +13,9 @@ import typer
 if TYPE_CHECKING:
     import pandas as pd
 
+    from pesi.bundle.seen import Seen
     from pesi.evaluate.audit.data import AuditData, Progress
     from pesi.predict.classifier import Classifier
-    from pesi.predict.seen import Seen
 
 
 def audit(
@@ -53,14 +53,15 @@ def audit(
 
         pesi audit runs/mine/bundle --data isic2017 --also ham10000 --out audit --keep
     """
+    from pesi.bundle.card import keep_measured
+    from pesi.bundle.installed import bundle_folder
     from pesi.evaluate.audit.card import audit_card
     from pesi.evaluate.audit.data import AuditOptions
     from pesi.evaluate.audit.report import pdf_writer, report_html, write_pdf
     from pesi.evaluate.audit.run import run_audit
     from pesi.evaluate.evaluation import measured_scores
     from pesi.files import write_json, write_text
-    from pesi.predict.card import keep_measured
-    from pesi.predict.shipped import bundle_folder, load
+    from pesi.predict.loading import load
 
     if pdf:
         pdf_writer()  # if it is missing, before the work
@@ -148,8 +149,8 @@ def unseen_by_network(
     Raises:
         DataError: Some of them trained the network.
     """
+    from pesi.bundle.seen import seen_images
     from pesi.errors import DataError
-    from pesi.predict.seen import seen_images
 
     drawn_from = None if of is None else list(of["image_id"])
     seen = seen_images(classifier.config, list(records["image_id"]), of=drawn_from)
@@ -164,9 +165,9 @@ def unseen_by_network(
 def _provenance(classifier: Classifier, sets: list[AuditData], seed: int, replicates: int) -> dict[str, str]:
     import platform
 
-    from pesi import __version__
-    from pesi.data.splits import id_hash
-    from pesi.predict.seen import seen_images
+    from pesi.bundle.seen import seen_images
+    from pesi.datasets.splits import id_hash
+    from pesi.version import __version__
 
     rows = {"bundle": classifier.config.answer_id, "pesi-cnn": __version__, "Python": platform.python_version()}
     for part in sets:

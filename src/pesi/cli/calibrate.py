@@ -12,7 +12,7 @@ import typer
 if TYPE_CHECKING:
     import pandas as pd
 
-    from pesi.data.regions import RegionName
+    from pesi.images.regions import RegionName
     from pesi.predict.classifier import Classifier, Outputs
 
 
@@ -80,15 +80,16 @@ def calibrate(
     """
     import numpy as np
 
+    from pesi.bundle.card import model_card
+    from pesi.bundle.config import rewrite_bundle
+    from pesi.bundle.installed import bundle_folder
     from pesi.cli.audit import unseen_by_network
     from pesi.cli.evaluate import chosen_records
-    from pesi.data.splits import read_ids
+    from pesi.datasets.splits import read_ids
+    from pesi.decide.triage import read_triage_rule
     from pesi.errors import PesiError
-    from pesi.predict.bundle import rewrite_bundle
-    from pesi.predict.card import model_card
-    from pesi.predict.decisions import NOVELTY_IMAGES, fit_decisions
-    from pesi.predict.shipped import bundle_folder, load
-    from pesi.predict.triage import read_triage_rule
+    from pesi.predict.fitting import NOVELTY_IMAGES, fit_decisions
+    from pesi.predict.loading import load
 
     source = bundle_folder(bundle)
     not_trained = set() if exclude is None else read_ids(exclude)
@@ -154,8 +155,8 @@ def _outputs(
     from tqdm import tqdm
 
     from pesi.cli.bars import move
-    from pesi.data.cache import cached_squares
-    from pesi.predict.decisions import network_outputs
+    from pesi.datasets.cache import cached_squares
+    from pesi.predict.fitting import network_outputs
 
     paths = list(records["path"])
     squares = [

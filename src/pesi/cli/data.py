@@ -47,7 +47,7 @@ def fetch(
 
         pesi data fetch isic2017 --part val --out data/isic2017
     """
-    from pesi.data.fetch import ISIC2017, fetch_isic2017
+    from pesi.datasets.fetch import ISIC2017, fetch_isic2017
 
     if dataset != "isic2017":
         raise DataError(
@@ -77,7 +77,7 @@ def check(
 
         pesi data check photos/ --json report.json --workers 4
     """
-    from pesi.data.check import check_records
+    from pesi.datasets.check import check_records
     from pesi.files import write_json
 
     records = _records(path, dataset)
@@ -111,7 +111,7 @@ def synthetic(
 
         pesi data synthetic small --train 60 --val 15 --test 30 --size 128 --seed 1
     """
-    from pesi.data.synthetic import write_synthetic
+    from pesi.synthetic import write_synthetic
 
     with image_bar("drawing", train + val + test, progress) as report:
         root = write_synthetic(
@@ -150,7 +150,7 @@ def duplicates(
     """
     import pandas as pd
 
-    from pesi.data.splits import leak_report
+    from pesi.datasets.splits import leak_report
     from pesi.files import write_text
 
     if ids is not None and against is None:
@@ -202,14 +202,14 @@ def split(
 
         pesi data split photos/ --out photos.csv --val 0.1 --test 0.2 --seed 7
     """
-    from pesi.data.splits import leak_report, split_records
+    from pesi.datasets.splits import leak_report, split_records
 
     if out.suffix.lower() != ".csv":
         raise DataError(f"{out} does not end in .csv.", "Name the table so, or the other commands will not read it.")
     records = _records(path, dataset)
     pairs = clusters = None
     if near_duplicates:
-        from pesi.data.duplicates import clusters as cluster_of
+        from pesi.datasets.duplicates import clusters as cluster_of
 
         pairs = near_duplicate_pairs(records, progress=progress)
         clusters = cluster_of(records, pairs)
@@ -226,7 +226,7 @@ def split(
 
 
 def _records(path: str, dataset: str | None) -> pd.DataFrame:
-    from pesi.data.readers import read_dataset
+    from pesi.datasets.readers import read_dataset
 
     return read_dataset(path, dataset=dataset)
 

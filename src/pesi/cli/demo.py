@@ -38,8 +38,8 @@ def demo(
     from pesi.cli.evaluate import evaluate
     from pesi.cli.explain import explain
     from pesi.cli.train import train as train_verb
-    from pesi.data.readers import read_dataset
-    from pesi.data.synthetic import write_synthetic
+    from pesi.datasets.readers import read_dataset
+    from pesi.synthetic import write_synthetic
 
     if out.exists() and not out.is_dir():
         raise DataError(f"{out} is a file.", "Choose a folder: pesi demo OTHER.")

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pesi.cli.inputs import image_files, image_ids
 from pesi.cli.segmenter import DeviceOption, ProgressOption
 from pesi.cli.status import refused_status
+from pesi.datasets.inputs import image_files, image_ids
 from pesi.errors import DataError, ImageError
 
 if TYPE_CHECKING:
-    from pesi.data.masks import Mask
-    from pesi.data.transforms import Image
+    from pesi.images.masks import Mask
+    from pesi.images.transforms import Image
     from pesi.predict.classifier import Classifier
     from pesi.predict.segmenter import LesionMask
 
@@ -56,10 +56,10 @@ def describe(
     """
     from tqdm import tqdm
 
-    from pesi.data.decode import decode_image
     from pesi.explain.description import describe_lesion
     from pesi.explain.description_picture import description_png
     from pesi.files import whole_file, write_json
+    from pesi.images.decode import decode_image
 
     if mm_per_pixel is not None and pixels_per_mm is not None:
         raise typer.BadParameter("Give the scale once: --mm-per-pixel or --pixels-per-mm.")
@@ -109,7 +109,7 @@ class _Finder:
     """Gives an image's lesion: from the user's mask, or by the segmenter. `name` says which."""
 
     def __init__(self, mask: Path | None, segmenter: str | None, device: str | None) -> None:
-        from pesi.predict.bundle_files import named_bundle
+        from pesi.bundle.files import named_bundle
         from pesi.predict.segmenter import LesionSegmenter, shipped_segmenter
 
         self._mask = mask
@@ -126,8 +126,8 @@ class _Finder:
     def __call__(self, image: Image, path: Path) -> LesionMask | Mask:
         import numpy as np
 
-        from pesi.data.masks import read_mask
-        from pesi.data.transforms import resize
+        from pesi.images.masks import read_mask
+        from pesi.images.transforms import resize
 
         if self._segmenter is not None:
             return self._segmenter.segment(image)
@@ -155,7 +155,7 @@ def _attention(classifier: Classifier | None, image: Image, lesion: LesionMask |
 
 def _classifier(bundle: str | None, device: str | None) -> Classifier:
     from pesi.explain.localisation import check_whole_image
-    from pesi.predict.shipped import load
+    from pesi.predict.loading import load
 
     classifier = load(bundle, device=device)
     check_whole_image(classifier)

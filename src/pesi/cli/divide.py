@@ -43,8 +43,8 @@ def with_train_and_val(
         ImageError: An image cannot be read.
         DataError: There are no labelled images to divide, or no masks.
     """
-    from pesi.data.duplicates import clusters
-    from pesi.data.splits import split_records
+    from pesi.datasets.duplicates import clusters
+    from pesi.datasets.splits import split_records
 
     if masked:
         records = records[records["mask_path"].notna()].reset_index(drop=True)
@@ -60,8 +60,8 @@ def with_train_and_val(
 
 
 def near_duplicate_pairs(records: pd.DataFrame, against: pd.DataFrame | None = None, *, progress: bool) -> pd.DataFrame:
-    """`pesi.data.duplicates.near_duplicates` with a bar."""
-    from pesi.data.duplicates import near_duplicates
+    """`pesi.datasets.duplicates.near_duplicates` with a bar."""
+    from pesi.datasets.duplicates import near_duplicates
 
     with image_bar("comparing", len(records) + (0 if against is None else len(against)), progress) as report:
         return near_duplicates(records, against=against, progress=report)

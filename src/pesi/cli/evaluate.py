@@ -68,7 +68,7 @@ def evaluate(
         )
         _write(out, evaluation, table, f"Predictions on {split}", provenance, None, [])
         return
-    from pesi.predict.shipped import load
+    from pesi.predict.loading import load
 
     classifier = load(bundle, device=device)
     table = predict_table(classifier, records, views, show)
@@ -135,8 +135,8 @@ def chosen_records(data: str, dataset: str | None, split: str) -> pd.DataFrame:
     Raises:
         DataError: The split's name is unknown, or it holds no labelled images.
     """
-    from pesi.data.readers import read_dataset
-    from pesi.data.records import SPLITS
+    from pesi.datasets.readers import read_dataset
+    from pesi.datasets.records import SPLITS
 
     if split not in (*SPLITS, "all"):
         raise DataError(f"Unknown split {split!r}.", f"Choose one of: {', '.join(SPLITS)}, all.")
@@ -269,6 +269,6 @@ def summary_text(scores: dict[str, Any]) -> str:
 
 
 def _ids_hash(records: pd.DataFrame) -> str:
-    from pesi.data.splits import id_hash
+    from pesi.datasets.splits import id_hash
 
     return f"{len(records)} images, SHA-256 of their sorted ids, one a line: {id_hash(records['image_id'])[:16]}"

@@ -37,7 +37,7 @@ def explain(
 
         pesi explain mole.jpg --bundle runs/mine/bundle --class melanoma --mask mole_segmentation.png --out why.png
     """
-    from pesi.predict.shipped import load
+    from pesi.predict.loading import load
 
     target = out or Path(f"{image.stem}-explained.png")
     explained = draw_explanation(load(bundle, device=device), image, target, class_name=class_, mask=mask, gates=gates)
@@ -88,12 +88,12 @@ def draw_explanation(
     """
     import numpy as np
 
-    from pesi.data.decode import decode_image
-    from pesi.data.regions import finds_lesion
     from pesi.explain.localisation import attention_inside, check_whole_image, lesion_mask
     from pesi.explain.maps import explain as explain_image
     from pesi.explain.overlay import explanation_png, stacked_png
     from pesi.files import whole_file
+    from pesi.images.decode import decode_image
+    from pesi.images.regions import finds_lesion
 
     if mask is not None:
         check_whole_image(classifier)

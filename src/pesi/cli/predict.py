@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pesi.cli.inputs import image_files, image_ids
 from pesi.cli.status import refused_status
+from pesi.datasets.inputs import image_files, image_ids
 from pesi.errors import DataError
 
 if TYPE_CHECKING:
@@ -78,8 +78,8 @@ def predict(
 
     from pesi.files import write_text
     from pesi.predict.ensemble import Ensemble
+    from pesi.predict.loading import load
     from pesi.predict.prediction import Refusal
-    from pesi.predict.shipped import load
     from pesi.predict.similar import load_reference
     from pesi.predict.tables import check_output, isic2017_submission, write_predictions
 

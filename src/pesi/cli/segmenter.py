@@ -11,9 +11,9 @@ import typer
 
 from pesi.cli.divide import NearDuplicatesOption, with_train_and_val
 from pesi.cli.evaluate import DataOption, DatasetOption, ReplicatesOption, SplitOption
-from pesi.cli.inputs import image_files, image_ids
 from pesi.cli.status import refused_status
 from pesi.cli.train import refuse_with_resume, say
+from pesi.datasets.inputs import image_files, image_ids
 from pesi.errors import DataError, ImageError
 
 if TYPE_CHECKING:
@@ -158,8 +158,8 @@ def segment(
     """
     import numpy as np
 
-    from pesi.data.decode import decode_image
     from pesi.explain.outline import outlined
+    from pesi.images.decode import decode_image
 
     paths = image_files(inputs)
     segmenter = _open(bundle, device)
@@ -189,8 +189,8 @@ def segment(
 
 def _records(data: str, dataset: str | None, split: str) -> pd.DataFrame:
     """The images of one split; unlike for a classifier's scores they need no diagnosis."""
-    from pesi.data.readers import read_dataset
-    from pesi.data.records import SPLITS
+    from pesi.datasets.readers import read_dataset
+    from pesi.datasets.records import SPLITS
 
     if split not in (*SPLITS, "all"):
         raise DataError(f"Unknown split {split!r}.", f"Choose one of: {', '.join(SPLITS)}, all.")
@@ -199,7 +199,7 @@ def _records(data: str, dataset: str | None, split: str) -> pd.DataFrame:
 
 
 def _open(bundle: str | None, device: str | None) -> LesionSegmenter:
-    from pesi.predict.bundle_files import named_bundle
+    from pesi.bundle.files import named_bundle
     from pesi.predict.segmenter import LesionSegmenter, shipped_segmenter
 
     return LesionSegmenter.load(named_bundle(bundle), device=device) if bundle else shipped_segmenter(device=device)
@@ -229,7 +229,7 @@ def _start(
     near_duplicates: bool,
     progress: bool,
 ) -> None:
-    from pesi.data.readers import read_dataset
+    from pesi.datasets.readers import read_dataset
     from pesi.train.segmenter_recipe import load_segmenter_recipe
     from pesi.train.segmenter_run import pretrained_encoder, start_segmenter_run
     from pesi.train.trainer import check_accelerator, check_new_run
@@ -251,9 +251,9 @@ def _start(
 
 def _score_run(folder: Path) -> None:
     """Score a finished run's bundle on its validation images; the figures go into `val/` and the bundle."""
+    from pesi.bundle.segmenter import SegmenterMeasured, keep_measured
     from pesi.evaluate.segmentation import evaluate_segmenter
     from pesi.predict.segmenter import LesionSegmenter
-    from pesi.predict.segmenter_bundle import SegmenterMeasured, keep_measured
     from pesi.train.segmenter_run import open_segmenter_run
 
     run = open_segmenter_run(folder)

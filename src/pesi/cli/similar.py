@@ -14,7 +14,7 @@ from pesi.cli.status import EXIT_REFUSED
 from pesi.errors import ImageError
 
 if TYPE_CHECKING:
-    from pesi.data.transforms import Image
+    from pesi.images.transforms import Image
     from pesi.predict.prediction import Refusal
 
 similar_app = typer.Typer(
@@ -49,7 +49,7 @@ def build(
 
     from pesi.cli.bars import move
     from pesi.cli.evaluate import chosen_records
-    from pesi.predict.shipped import load
+    from pesi.predict.loading import load
     from pesi.predict.similar import build_reference
 
     records = chosen_records(data, dataset, split)
@@ -92,10 +92,10 @@ def find(
 
         pesi similar find mole.jpg --reference references -k 12 --picture similar.png --out similar.json
     """
-    from pesi.data.decode import decode_image
     from pesi.explain.contact_sheet import contact_sheet_png
     from pesi.files import whole_file, write_json
-    from pesi.predict.shipped import load
+    from pesi.images.decode import decode_image
+    from pesi.predict.loading import load
     from pesi.predict.similar import load_reference
 
     cases = load_reference(reference)
@@ -116,7 +116,7 @@ def find(
 
 def _picture(path: str) -> Image | None:
     """A similar case's picture, None where the file has gone or cannot be read."""
-    from pesi.data.decode import decode_image
+    from pesi.images.decode import decode_image
 
     try:
         return decode_image(path)

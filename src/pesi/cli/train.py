@@ -129,8 +129,8 @@ def _start(
     near_duplicates: bool,
     progress: bool,
 ) -> None:
-    from pesi.data.readers import read_dataset
-    from pesi.data.splits import read_ids
+    from pesi.datasets.readers import read_dataset
+    from pesi.datasets.splits import read_ids
     from pesi.taxonomy import task_of
     from pesi.train.recipe import load_recipe
     from pesi.train.run import pretrained_file, start_run
@@ -163,12 +163,12 @@ def score_run(folder: Path) -> None:
     """Evaluate a finished run on its validation images: metrics.json, report.html, and the bundle's card."""
     import pandas as pd
 
+    from pesi.bundle.card import keep_measured
+    from pesi.bundle.config import read_config
     from pesi.cli.evaluate import summary_text
     from pesi.evaluate.evaluation import evaluate_predictions, measured_scores
     from pesi.evaluate.report import write_report
     from pesi.files import write_json
-    from pesi.predict.bundle import read_config
-    from pesi.predict.card import keep_measured
     from pesi.train.run import open_run
 
     run, config = open_run(folder), read_config(folder / "bundle")

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pesi.evaluate import metrics
-from pesi.evaluate.intervals import bootstrap, percentile_interval, wilson_interval
-from pesi.evaluate.paired import FEW
-from pesi.predict.calibration import calibrated_probabilities
+from pesi.decide.calibration import calibrated_probabilities
+from pesi.decide.operating import Threshold
 from pesi.predict.classifier import Classifier
-from pesi.predict.operating import Threshold
+from pesi.stats import metrics
+from pesi.stats.intervals import bootstrap, percentile_interval, wilson_interval
+from pesi.stats.paired import FEW
 
 Floats = NDArray[np.float64]
 

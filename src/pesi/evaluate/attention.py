@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pesi.evaluate.intervals import mean_interval
+from pesi.stats.intervals import mean_interval
 
 
 def summarise_attention(shares: pd.DataFrame, *, replicates: int = 2000, seed: int = 0) -> dict[str, Any]:

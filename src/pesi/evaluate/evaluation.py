@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pesi.data.splits import repeated_groups
+from pesi.bundle.files import Measured
+from pesi.datasets.splits import repeated_groups
 from pesi.errors import DataError
-from pesi.evaluate import metrics
-from pesi.evaluate.intervals import bootstrap, newcombe_interval, percentile_interval, wilson_interval
-from pesi.evaluate.paired import FEW, PairedResult, delong, paired_bootstrap
-from pesi.predict.bundle_files import Measured
+from pesi.stats import metrics
+from pesi.stats.intervals import bootstrap, newcombe_interval, percentile_interval, wilson_interval
+from pesi.stats.paired import FEW, PairedResult, delong, paired_bootstrap
 from pesi.taxonomy import Task
 
 Floats = NDArray[np.float64]

@@ -71,7 +71,7 @@ def precision_figure(evaluation: Evaluation) -> str:
 
 def reliability_figure(evaluation: Evaluation, bins: int = 8) -> str:
     """Observed frequency against predicted probability, in bins of equal counts, with Wilson's intervals."""
-    from pesi.evaluate.intervals import wilson_interval
+    from pesi.stats.intervals import wilson_interval
 
     figure, axes = new_axes()
     axes.plot([0, 1], [0, 1], color="#888888", linewidth=0.8)

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
-from pesi.data.transforms import Image, resize
+from pesi.images.transforms import Image, resize
 
 Families = dict[str, list[Image]]
 

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pesi.data.decode import decode_image
-from pesi.data.masks import Mask, mask_of_another_size, read_mask
 from pesi.errors import DataError
-from pesi.evaluate.intervals import mean_interval
 from pesi.files import write_json, write_text
+from pesi.images.decode import decode_image
+from pesi.images.masks import Mask, mask_of_another_size, read_mask
 from pesi.predict.segmenter import LesionSegmenter
+from pesi.stats.intervals import mean_interval
 
 JACCARD_THRESHOLD = 0.65  # of ISIC 2018 Task 1: a lower Jaccard counts as failed
 

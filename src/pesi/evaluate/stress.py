@@ -11,9 +11,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pesi.data.perturb import PERTURBATIONS, Perturbation, Perturbed
-from pesi.data.transforms import normalise, resize, to_tensor
-from pesi.data.views import VIEWS, cut_views
 from pesi.evaluate.answer_change import (
     AnswerChange,
     Estimate,
@@ -21,6 +18,9 @@ from pesi.evaluate.answer_change import (
     mean_estimate,
     single_view_probabilities,
 )
+from pesi.images.perturb import PERTURBATIONS, Perturbation, Perturbed
+from pesi.images.transforms import normalise, resize, to_tensor
+from pesi.images.views import VIEWS, cut_views
 from pesi.predict.classifier import Classifier
 
 Floats = NDArray[np.float64]

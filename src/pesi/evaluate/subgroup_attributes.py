@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pesi.data.skin_tone import SKIN_TONES, SkinTone
+from pesi.images.skin_tone import SKIN_TONES, SkinTone
 
 MISSING = "missing"
 AGE_BANDS: tuple[tuple[str, float], ...] = (("under 30", 0), ("30 to 49", 30), ("50 to 69", 50), ("70 and over", 70))
@@ -60,7 +60,7 @@ def attributes_of(
     Args:
         records: Record table, N rows: sex, age, site, source.
         tones: Skin tone of each image, (N,); None: not known.
-        artefacts: As `data.artefact_labels.artefact_table` gives it, N rows.
+        artefacts: As `datasets.artefact_labels.artefact_table` gives it, N rows.
         lesion_areas: Share of the picture that the lesion covers, (N,); divided into thirds.
     """
     found = [

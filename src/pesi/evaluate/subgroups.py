@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from pesi.evaluate.intervals import bootstrap, newcombe_interval, percentile_interval, wilson_interval
-from pesi.evaluate.metrics import auc, curve
 from pesi.evaluate.subgroup_attributes import Attribute
+from pesi.stats.intervals import bootstrap, newcombe_interval, percentile_interval, wilson_interval
+from pesi.stats.metrics import auc, curve
 
 Floats = NDArray[np.float64]
 Interval = tuple[float, float]

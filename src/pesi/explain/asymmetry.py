@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pesi.data.masks import Mask
 from pesi.explain.lesion_patch import Lab, LesionPatch
+from pesi.images.masks import Mask
 
 # Seidenari, Pellacani, Grana (aimagelab.ing.unimore.it, publication 314) call a shape asymmetric about an axis where
 # less than 90 % of it overlaps its mirror image.

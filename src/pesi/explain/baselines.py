@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pesi.data.transforms import Image, normalise, to_tensor
 from pesi.errors import DataError
 from pesi.explain.maps import Map
+from pesi.images.transforms import Image, normalise, to_tensor
 from pesi.nn.cnn import PesiCNN
 from pesi.predict.classifier import Classifier
 

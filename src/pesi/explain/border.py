@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from scipy.spatial import ConvexHull, QhullError
 from scipy.spatial.distance import pdist
 
-from pesi.data.masks import Mask
 from pesi.explain.asymmetry import centre_of, principal_angle
 from pesi.explain.lesion_patch import LesionPatch
+from pesi.images.masks import Mask
 
 Points = NDArray[np.float64]
 

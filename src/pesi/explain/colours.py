@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pesi.data.masks import Mask
 from pesi.explain.lesion_patch import Lab, LesionPatch, cielab
+from pesi.images.masks import Mask
 
 # The six names are the rule's (Stolz et al. 1994). The sRGB values are ours: the rule names colours without values, and
 # we found no published table that we could read.

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from pesi.data.transforms import Image, fit_square
 from pesi.files import utf8
+from pesi.images.transforms import Image, fit_square
 from pesi.predict.prediction import Similar
 from pesi.taxonomy import DIAGNOSES
 

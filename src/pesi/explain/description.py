@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from pesi.data.masks import Mask
-from pesi.data.transforms import Image, fit_square
 from pesi.errors import DataError, ImageError
 from pesi.explain.asymmetry import COLOUR_ABOVE, SHAPE_ABOVE, Asymmetry, AxisAsymmetry, measure_asymmetry
 from pesi.explain.border import ABRUPT_ABOVE, BAND, Border, feret_diameter, measure_border
@@ -22,6 +20,8 @@ from pesi.explain.colours import PRESENT_ABOVE, Colours, measure_colours
 from pesi.explain.lesion_patch import lesion_patch
 from pesi.explain.localisation import attention_inside, check_whole_image
 from pesi.explain.maps import Explanation
+from pesi.images.masks import Mask
+from pesi.images.transforms import Image, fit_square
 from pesi.predict.classifier import Classifier
 from pesi.predict.segmenter import LesionMask, largest_region
 

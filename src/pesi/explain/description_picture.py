@@ -11,14 +11,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from pesi.data.masks import Mask
-from pesi.data.transforms import Image
 from pesi.explain.asymmetry import centre_of, principal_angle
 from pesi.explain.border import ABRUPT_ABOVE, EIGHTHS, Points, feret_diameter, outline
 from pesi.explain.colours import REFERENCES, colour_map, srgb
 from pesi.explain.description import LesionDescription
 from pesi.explain.lesion_patch import lesion_patch
 from pesi.files import utf8
+from pesi.images.masks import Mask
+from pesi.images.transforms import Image
 
 _AXES = ("#56B4E9", "#E69F00")
 _ABRUPT, _GRADUAL, _HIDDEN = "#D55E00", "#FFFFFF", "#999999"

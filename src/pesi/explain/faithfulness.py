@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pesi.data.masks import Mask, resize_mask
-from pesi.data.transforms import Image, normalise, to_tensor
+from pesi.decide.calibration import calibrated_probabilities
 from pesi.explain.baselines import centre_gaussian, grad_cam, pixel_noise, random_map
 from pesi.explain.localisation import attention_inside
 from pesi.explain.maps import Map, explain
-from pesi.predict.calibration import calibrated_probabilities
+from pesi.images.masks import Mask, resize_mask
+from pesi.images.transforms import Image, normalise, to_tensor
 from pesi.predict.classifier import Classifier
 
 Floats = NDArray[np.float64]

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pesi.data.masks import Mask
-from pesi.data.transforms import Image, resize
+from pesi.images.masks import Mask
+from pesi.images.transforms import Image, resize
 
 Lab = NDArray[np.float32]
 

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pesi.data.masks import LESION_ABOVE, Mask, read_mask_square
-from pesi.data.transforms import Geometry
 from pesi.errors import DataError, ImageError
 from pesi.explain.maps import explain
+from pesi.images.masks import LESION_ABOVE, Mask, read_mask_square
+from pesi.images.transforms import Geometry
 from pesi.predict.classifier import Classifier
 
 

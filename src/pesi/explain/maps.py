@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pesi.data.transforms import Image
 from pesi.errors import DataError
+from pesi.images.transforms import Image
 from pesi.predict.classifier import Classifier, ImageSource
 
 Map = NDArray[np.float32]

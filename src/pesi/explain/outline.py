@@ -5,8 +5,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from pesi.data.masks import Mask
-from pesi.data.transforms import Image
+from pesi.images.masks import Mask
+from pesi.images.transforms import Image
 
 
 def outlined(image: Image, mask: Mask) -> Image:

@@ -15,9 +15,9 @@ from matplotlib.colors import Normalize, TwoSlopeNorm
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from pesi.data.transforms import Image
 from pesi.explain.maps import Explanation, Map
 from pesi.files import utf8
+from pesi.images.transforms import Image
 
 
 def explanation_png(

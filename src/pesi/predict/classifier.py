@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
@@ -14,33 +14,42 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pesi.data.decode import decode_image
-from pesi.data.quality import quality_verdicts
-from pesi.data.transforms import Image, check_rgb, normalise, to_tensor
-from pesi.data.verdict import Verdict
-from pesi.data.views import VIEWS, cut_views
+from pesi.bundle.config import BundleConfig, load_bundle
+from pesi.decide.calibration import calibrated_probabilities
+from pesi.decide.conformal import prediction_sets
+from pesi.decide.novelty import NoveltyStatistics, novelty_score, novelty_verdict
+from pesi.decide.uncertainty import uncertainty_of
 from pesi.errors import DataError
+from pesi.images.decode import decode_image
+from pesi.images.quality import quality_verdicts
+from pesi.images.transforms import Image, check_rgb, normalise, to_tensor
+from pesi.images.views import VIEWS, cut_views
 from pesi.nn.cnn import PesiCNN, PesiMaps
-from pesi.predict.bundle import BundleConfig, load_bundle
-from pesi.predict.calibration import calibrated_probabilities
-from pesi.predict.conformal import prediction_sets
 from pesi.predict.device import torch_device
-from pesi.predict.novelty import NoveltyStatistics, novelty_score, novelty_verdict
 from pesi.predict.prediction import Prediction, Refusal, Similar
 from pesi.predict.regions import regions_of
 from pesi.predict.segmenter import LesionSegmenter, shipped_segmenter, shipped_segmenter_folder
 from pesi.predict.stream import predict_stream
-from pesi.predict.uncertainty import uncertainty_of
 from pesi.taxonomy import Task
-
-if TYPE_CHECKING:
-    from pesi.predict.similar import ReferenceSet
+from pesi.verdict import Verdict
 
 ImageSource = str | Path | bytes | Image
 
 # Pictures a forward pass on a CPU. More is no faster, and needs buffers that are mapped anew in every layer, which can
 # cost more than the arithmetic.
 _CPU_PICTURES = 8
+
+
+class Reference(Protocol):
+    """Labelled images to look for similar cases in, such as a `similar.ReferenceSet`."""
+
+    def check_bundle(self, classifier: Classifier, views: str | None) -> None:
+        """Raise DataError if it was built with another bundle or other views."""
+        ...
+
+    def nearest(self, features: NDArray[np.floating], k: int) -> Sequence[Similar]:
+        """The cases most like one image's features (C,)."""
+        ...
 
 
 class Picture(NamedTuple):
@@ -249,7 +258,7 @@ class Classifier:
         image_ids: Iterable[str] | None = None,
         views: str | None = None,
         gates: bool = True,
-        reference: ReferenceSet | None = None,
+        reference: Reference | None = None,
         similar: int = 5,
         batch_size: int = 16,
         progress: Callable[[int], None] | None = None,

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logit
 
+from pesi.decide.uncertainty import uncertainty_of
 from pesi.errors import BundleError
 from pesi.predict.classifier import Classifier, ImageSource, pixels
 from pesi.predict.prediction import Prediction, Refusal
 from pesi.predict.stream import predict_stream
-from pesi.predict.uncertainty import uncertainty_of
 from pesi.taxonomy import Task
 
 Floats = NDArray[np.float64]

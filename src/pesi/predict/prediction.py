@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pesi.data.verdict import Verdict
-from pesi.predict.uncertainty import Uncertainty
+from pesi.decide.uncertainty import Uncertainty
+from pesi.verdict import Verdict
 
 
 class Similar(NamedTuple):

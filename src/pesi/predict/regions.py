@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pesi.data.regions import Corrected, LesionBox, Region, RegionName, WholeImage
+from pesi.bundle.config import PreprocessConfig
 from pesi.errors import BundleError
-from pesi.predict.bundle import PreprocessConfig
+from pesi.images.regions import Corrected, LesionBox, Region, RegionName, WholeImage
 from pesi.predict.segmenter import shipped_segmenter
 
 

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pesi.data.masks import Mask, unfit_square
-from pesi.data.transforms import Image, check_rgb, fit_square, normalise, resize, to_tensor
+from pesi.bundle.segmenter import SegmenterConfig, load_segmenter
 from pesi.errors import BundleError, ImageError
+from pesi.images.masks import Mask, unfit_square
+from pesi.images.transforms import Image, check_rgb, fit_square, normalise, resize, to_tensor
 from pesi.nn.segmenter import PesiSegmenter
 from pesi.predict.device import torch_device
-from pesi.predict.segmenter_bundle import SegmenterConfig, load_segmenter
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +139,7 @@ class LesionSegmenter:
         """Find the lesions in square pictures (N, S, S, 3); the masks are (S, S).
 
         Args:
-            squares: Pictures as `data.cache.cached_squares` gives them, best in the bundle's geometry.
+            squares: Pictures as `datasets.cache.cached_squares` gives them, best in the bundle's geometry.
             batch_size: Pictures at a time.
 
         Raises:

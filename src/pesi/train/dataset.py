@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from pesi.data.masks import augment_pair
-from pesi.data.transforms import Augmentation, augment, to_tensor
-from pesi.data.views import VIEWS, cut_views
 from pesi.errors import DataError
+from pesi.images.masks import augment_pair
+from pesi.images.transforms import Augmentation, augment, to_tensor
+from pesi.images.views import VIEWS, cut_views
 from pesi.taxonomy import Task
 
 
@@ -85,7 +85,7 @@ class TrainingPictures(Dataset[tuple[Tensor | int, ...]]):
         classes: Their classes, (N,).
         augmentation: How they are varied.
         size: Side of the results.
-        masks: Lesion masks (N, S, S) uint8 as `data.masks.cached_masks` gives them, all 0 where there is none. With
+        masks: Lesion masks (N, S, S) uint8 as `datasets.cache.cached_masks` gives them, all 0 where there is none. With
             them an item has a third part: the mask, warped as its picture, bool (size, size).
     """
 

@@ -11,22 +11,22 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pesi.data.regions import RegionName
-from pesi.files import write_json, write_text
-from pesi.nn.models import create_model
-from pesi.predict.bundle import (
+from pesi.bundle.card import model_card
+from pesi.bundle.config import (
     BundleConfig,
     NetworkConfig,
     PreprocessConfig,
     save_bundle,
     task_config,
 )
-from pesi.predict.calibration import calibrated_probabilities
-from pesi.predict.card import model_card
+from pesi.bundle.seen import packed_ids
+from pesi.decide.calibration import calibrated_probabilities
+from pesi.files import write_json, write_text
+from pesi.images.regions import RegionName
+from pesi.nn.models import create_model
 from pesi.predict.classifier import Classifier
-from pesi.predict.decisions import NOVELTY_IMAGES, fit_decisions, network_outputs
+from pesi.predict.fitting import NOVELTY_IMAGES, fit_decisions, network_outputs
 from pesi.predict.regions import looking_at
-from pesi.predict.seen import packed_ids
 from pesi.taxonomy import Task
 from pesi.train.callbacks import read_checkpoint_file
 from pesi.train.dataset import Squares, output_names

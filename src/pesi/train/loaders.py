@@ -9,10 +9,9 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from pesi.data.cache import cached_squares
-from pesi.data.masks import cached_masks
-from pesi.data.regions import Region, RegionName
+from pesi.datasets.cache import cached_masks, cached_squares
 from pesi.errors import DataError
+from pesi.images.regions import Region, RegionName
 from pesi.predict.regions import regions_of
 from pesi.train.dataset import EpochSampler, ShardSampler, Squares, TrainingPictures, ValidationPictures
 from pesi.train.finish import preprocess_config

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
-from pesi.data.transforms import normalise
+from pesi.images.transforms import normalise
 from pesi.nn.cnn import PesiCNN
 from pesi.taxonomy import Task
 from pesi.train.dataset import output_names, targets_of

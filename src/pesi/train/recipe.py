@@ -14,11 +14,11 @@ import tomli_w
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from pesi.data.correction import CorrectionName
-from pesi.data.regions import RegionName
-from pesi.data.transforms import Augmentation, Geometry
-from pesi.data.views import VIEWS
 from pesi.errors import RecipeError
+from pesi.images.correction import CorrectionName
+from pesi.images.regions import RegionName
+from pesi.images.transforms import Augmentation, Geometry
+from pesi.images.views import VIEWS
 from pesi.nn.attention import FORMS, has_map
 from pesi.nn.models import NETWORKS
 

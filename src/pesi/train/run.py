@@ -19,8 +19,8 @@ import pandas as pd
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 
-from pesi.data.records import COLUMNS, record_table, with_absolute_paths
-from pesi.data.splits import id_lists
+from pesi.datasets.records import COLUMNS, record_table, with_absolute_paths
+from pesi.datasets.splits import id_lists
 from pesi.errors import DataError, PesiError, RecipeError
 from pesi.files import write_json, write_text
 from pesi.nn.models import create_model

@@ -15,20 +15,19 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from pesi.data.cache import cached_squares
-from pesi.data.masks import cached_masks
-from pesi.data.regions import WholeImage
-from pesi.errors import RecipeError
-from pesi.files import write_json
-from pesi.nn.models import create_model
-from pesi.nn.segmenter import PesiSegmenter, create_segmenter
-from pesi.predict.segmenter_bundle import (
+from pesi.bundle.segmenter import (
     SegmenterConfig,
     SegmenterNetworkConfig,
     SegmenterPreprocess,
     save_segmenter,
     segmenter_card,
 )
+from pesi.datasets.cache import cached_masks, cached_squares
+from pesi.errors import RecipeError
+from pesi.files import write_json
+from pesi.images.regions import WholeImage
+from pesi.nn.models import create_model
+from pesi.nn.segmenter import PesiSegmenter, create_segmenter
 from pesi.train.callbacks import RunProgress, read_checkpoint_file
 from pesi.train.dataset import EpochSampler
 from pesi.train.environment import environment

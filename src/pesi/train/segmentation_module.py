@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from pesi.data.masks import augment_pair, resize_mask
-from pesi.data.transforms import Augmentation, normalise, to_tensor
-from pesi.data.views import VIEWS, cut_views
+from pesi.images.masks import augment_pair, resize_mask
+from pesi.images.transforms import Augmentation, normalise, to_tensor
+from pesi.images.views import VIEWS, cut_views
 from pesi.nn.segmenter import PesiSegmenter
 from pesi.train.segmenter_recipe import SegmenterRecipe
 from pesi.train.trainer import check_outputs
@@ -26,7 +26,7 @@ class MaskedPictures(Dataset[tuple[Tensor, Tensor]]):
 
     Args:
         squares: (N, S, S, 3).
-        masks: (N, S, S), see `data.masks.read_mask_square`.
+        masks: (N, S, S), see `images.masks.read_mask_square`.
         augmentation: How they are varied.
         size: Side of the results.
     """

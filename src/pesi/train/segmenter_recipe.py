@@ -10,7 +10,7 @@ from typing import Any, Literal
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from pesi.data.transforms import Augmentation, Geometry
+from pesi.images.transforms import Augmentation, Geometry
 from pesi.train.recipe import MAX_SEED, Network, fast_bfloat16, parse_recipe
 
 # EfficientNet-Lite's input is (x - 127) / 128 for x in 0..255.

@@ -16,12 +16,12 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from pesi.data.decode import image_size
-from pesi.data.masks import mask_of_another_size
-from pesi.data.records import record_table, with_absolute_paths
-from pesi.data.splits import id_lists
+from pesi.datasets.records import record_table, with_absolute_paths
+from pesi.datasets.splits import id_lists
 from pesi.errors import DataError, ImageError, PesiError
 from pesi.files import write_json, write_text
+from pesi.images.decode import image_size
+from pesi.images.masks import mask_of_another_size
 from pesi.train.segmenter_recipe import SegmenterRecipe, load_segmenter_recipe
 from pesi.train.trainer import absolute_path, check_new_run, weights_file
 

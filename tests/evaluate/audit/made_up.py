@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pesi.data.records import record_table
+from pesi.datasets.records import record_table
 from pesi.evaluate.audit.data import AuditData
 from pesi.taxonomy import TASKS
 

@@ -9,12 +9,12 @@ import pytest
 from scipy.special import softmax
 
 from evaluate.audit.made_up import made_up_data
+from pesi.decide.calibration import VectorScaling, fit_temperature, view_probabilities
+from pesi.decide.operating import threshold_at
 from pesi.evaluate.audit.calibration import audit_targets, calibration_section, crossfitted_probabilities
 from pesi.evaluate.audit.data import AuditOptions, grouped_folds
 from pesi.evaluate.audit.operating import operating_section
-from pesi.predict.calibration import VectorScaling, fit_temperature, view_probabilities
 from pesi.predict.classifier import Classifier
-from pesi.predict.operating import threshold_at
 
 OPTIONS = AuditOptions(replicates=150, folds=4)
 

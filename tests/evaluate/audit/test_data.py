@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from PIL import Image as PillowImage
 
-from pesi.data.records import record_table
+from pesi.datasets.records import record_table
 from pesi.errors import DataError
 from pesi.evaluate.audit.data import grouped_folds, lesion_grouped_part, one_image_a_lesion, read_audit_data
 from pesi.predict.classifier import Classifier

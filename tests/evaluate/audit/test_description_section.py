@@ -12,11 +12,11 @@ from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
 import pesi
-from pesi.data.readers import read_dataset
-from pesi.evaluate.agreement import agreement
+from pesi.datasets.readers import read_dataset
 from pesi.evaluate.audit.data import AuditData, AuditOptions
 from pesi.evaluate.audit.description import agreements, as_photographed, compared, description_section, separations
 from pesi.evaluate.retrieval import neighbours, retrieval
+from pesi.stats.agreement import agreement
 from pesi.taxonomy import TASKS
 
 OPTIONS = AuditOptions(replicates=200, stress_images=30)
@@ -118,8 +118,8 @@ def test_squeezed_pictures_get_their_aspect_back(tmp_path):
 
 def audit_data(records: pd.DataFrame, classifier, rows: np.ndarray) -> AuditData:
     """What `read_audit_data` gives, of a few images."""
-    from pesi.data.masks import read_mask_square
-    from pesi.predict.calibration import view_probabilities
+    from pesi.decide.calibration import view_probabilities
+    from pesi.images.masks import read_mask_square
 
     chosen = records.iloc[rows].reset_index(drop=True)
     task, side = TASKS["isic2017"], classifier.config.preprocess.source_size

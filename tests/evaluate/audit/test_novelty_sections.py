@@ -13,7 +13,8 @@ from PIL import Image as PillowImage
 from sklearn.metrics import roc_auc_score
 
 import pesi
-from pesi.data.readers import read_dataset
+from pesi.datasets.readers import read_dataset
+from pesi.decide.novelty import fit_novelty, novelty_score, novelty_verdict
 from pesi.evaluate.audit import quality
 from pesi.evaluate.audit.data import AuditData, AuditOptions, read_audit_data
 from pesi.evaluate.audit.novelty import novelty_section, section_of_novelty
@@ -21,7 +22,6 @@ from pesi.evaluate.audit.quality import jpeg, quality_section, scaled
 from pesi.evaluate.outliers import drawn_outliers, packaged_outliers
 from pesi.predict import classifier as classifier_module
 from pesi.predict.classifier import Classifier
-from pesi.predict.novelty import fit_novelty, novelty_score, novelty_verdict
 
 OPTIONS = AuditOptions(replicates=50, stress_images=24)
 

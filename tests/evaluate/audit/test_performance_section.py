@@ -10,10 +10,10 @@ import pytest
 from scipy.stats import binomtest
 
 from evaluate.audit.made_up import made_up_data
+from pesi.decide.calibration import VectorScaling
 from pesi.evaluate.audit.data import AuditOptions
 from pesi.evaluate.audit.performance import performance_section
 from pesi.evaluate.evaluation import measured_scores
-from pesi.predict.calibration import VectorScaling
 from pesi.predict.classifier import Classifier
 
 OPTIONS = AuditOptions(replicates=200)

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pesi.data.correction import CORRECTIONS, shades_of_gray
-from pesi.data.masks import LESION_ABOVE, read_mask_square
-from pesi.data.perturb import PERTURBATIONS
-from pesi.data.regions import WholeImage, read_region
+from pesi.decide.calibration import calibrated_probabilities
 from pesi.evaluate.answer_change import single_view_probabilities
 from pesi.evaluate.audit.correction import correction_section, with_corrections
 from pesi.evaluate.audit.data import AuditData, AuditOptions
 from pesi.evaluate.audit.stress import stress_section
-from pesi.predict.calibration import calibrated_probabilities
+from pesi.images.correction import CORRECTIONS, shades_of_gray
+from pesi.images.masks import LESION_ABOVE, read_mask_square
+from pesi.images.perturb import PERTURBATIONS
+from pesi.images.regions import WholeImage, read_region
 
 OPTIONS = AuditOptions(replicates=40, stress_images=9)
 

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from pesi.data.records import record_table
+from pesi.datasets.records import record_table
 from pesi.evaluate.audit import subgroups
 from pesi.evaluate.audit.data import AuditData, AuditOptions
 from pesi.evaluate.audit.subgroups import subgroups_section, targets_of

@@ -13,12 +13,12 @@ from scipy.stats import entropy as scipy_entropy
 
 import pesi
 from evaluate.audit.made_up import made_up_data
-from pesi.data.readers import read_dataset
+from pesi.bundle.config import TemperatureConfig, task_config
+from pesi.datasets.readers import read_dataset
+from pesi.decide.conformal import fit_conformal
 from pesi.evaluate.audit.data import AuditData, AuditOptions, read_audit_data
 from pesi.evaluate.audit.uncertainty import malignant_threshold, uncertainty_section
-from pesi.predict.bundle import TemperatureConfig, task_config
 from pesi.predict.classifier import Classifier
-from pesi.predict.conformal import fit_conformal
 from pesi.taxonomy import TASKS
 
 OPTIONS = AuditOptions(replicates=200, folds=4)

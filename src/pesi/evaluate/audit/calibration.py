@@ -8,12 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pesi.evaluate import figures
-from pesi.evaluate.audit.data import AuditData, AuditOptions, Progress, silent
-from pesi.evaluate.audit.section import Plot, Section, Table, figure_text
-from pesi.evaluate.intervals import percentile_interval
-from pesi.evaluate.reliability import CalibrationScores, ReliabilityBin, calibration_scores, reliability_diagram
-from pesi.predict.calibration import (
+from pesi.decide.calibration import (
     TemperatureConfig,
     calibrated_probabilities,
     fit_isotonic,
@@ -21,7 +16,12 @@ from pesi.predict.calibration import (
     fit_vector_scaling,
     view_probabilities,
 )
+from pesi.evaluate import figures
+from pesi.evaluate.audit.data import AuditData, AuditOptions, Progress, silent
+from pesi.evaluate.audit.section import Plot, Section, Table, figure_text
 from pesi.predict.classifier import Classifier
+from pesi.stats.intervals import percentile_interval
+from pesi.stats.reliability import CalibrationScores, ReliabilityBin, calibration_scores, reliability_diagram
 
 Floats = NDArray[np.float64]
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from pesi.bundle.card import card_header, made_with
+from pesi.bundle.config import BundleConfig
 from pesi.evaluate.audit.checklists import answered_checklists
 from pesi.evaluate.audit.run import Audit
-from pesi.predict.bundle import BundleConfig
-from pesi.predict.card import card_header, made_with
 
 
 def audit_card(config: BundleConfig, audit: Audit) -> str:

@@ -11,10 +11,10 @@ import torch
 
 from pesi.evaluate.audit.data import AuditData
 from pesi.evaluate.audit.section import Section, figure_text
-from pesi.evaluate.intervals import wilson_interval
 from pesi.explain.faithfulness import ATTENTION
 from pesi.nn.models import create_model
 from pesi.predict.classifier import Classifier
+from pesi.stats.intervals import wilson_interval
 
 _ENERGY_IMAGES = 16  # the energy hardly differs between images
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from pesi.data.correction import CORRECTIONS, CorrectionName
 from pesi.evaluate.answer_change import AnswerChange, compare_answers, single_view_probabilities
 from pesi.evaluate.audit.data import AuditData, AuditOptions, Progress, silent
 from pesi.evaluate.audit.section import Section, Table, figure_text
+from pesi.images.correction import CORRECTIONS, CorrectionName
 from pesi.predict.classifier import Classifier
 
 _WORDS: dict[CorrectionName, str] = {"hair_removal": "hair removal", "shades_of_gray": "colour constancy"}

@@ -10,13 +10,13 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedGroupKFold
 
-from pesi.data.cache import cached_squares
-from pesi.data.masks import LESION_ABOVE, read_mask_square
-from pesi.data.regions import Region, WholeImage
+from pesi.datasets.cache import cached_squares
+from pesi.decide.calibration import calibrated_probabilities
 from pesi.errors import DataError
-from pesi.predict.calibration import calibrated_probabilities
+from pesi.images.masks import LESION_ABOVE, read_mask_square
+from pesi.images.regions import Region, WholeImage
 from pesi.predict.classifier import Classifier
-from pesi.predict.decisions import network_outputs
+from pesi.predict.fitting import network_outputs
 from pesi.taxonomy import Task
 
 Floats = NDArray[np.float64]

@@ -8,10 +8,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pesi.data.decode import image_size
-from pesi.data.masks import Mask
-from pesi.data.transforms import Image, resize
-from pesi.evaluate.agreement import Agreement, agreement
 from pesi.evaluate.audit.data import AuditData, AuditOptions, Progress, silent
 from pesi.evaluate.audit.description_view import (
     agreement_plot,
@@ -22,16 +18,20 @@ from pesi.evaluate.audit.description_view import (
     separation_table,
 )
 from pesi.evaluate.audit.section import Section, figure_text
-from pesi.evaluate.intervals import bootstrap, percentile_interval
-from pesi.evaluate.metrics import auc, curve
 from pesi.evaluate.retrieval import Retrieval, retrieval
 from pesi.explain.asymmetry import COLOUR_ABOVE, SHAPE_ABOVE
 from pesi.explain.border import ABRUPT_ABOVE
 from pesi.explain.colours import PRESENT_ABOVE
 from pesi.explain.description import NO_TOTAL, describe_lesion
 from pesi.explain.description_picture import description_png
+from pesi.images.decode import image_size
+from pesi.images.masks import Mask
+from pesi.images.transforms import Image, resize
 from pesi.predict.classifier import Classifier
 from pesi.predict.segmenter import LesionSegmenter, shipped_segmenter
+from pesi.stats.agreement import Agreement, agreement
+from pesi.stats.intervals import bootstrap, percentile_interval
+from pesi.stats.metrics import auc, curve
 
 NEAREST = (1, 5)
 _PART = 4  # times `stress_images`: at most so many images are described, each twice

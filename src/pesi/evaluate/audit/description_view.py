@@ -9,10 +9,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from pesi.evaluate.agreement import Agreement
 from pesi.evaluate.audit.section import Plot, Table, figure_text
 from pesi.evaluate.figures import COLOURS, new_axes, svg_text
 from pesi.evaluate.retrieval import Retrieval
+from pesi.stats.agreement import Agreement
 
 SHOWN = ("asymmetry of shape", "asymmetry of colour", "colour step at the border")
 

@@ -17,9 +17,9 @@ from pesi.evaluate.audit.faithfulness_figures import (
     examples_png,
 )
 from pesi.evaluate.audit.section import Plot, Section, Table, figure_text
-from pesi.evaluate.intervals import mean_interval
 from pesi.explain.faithfulness import BASELINES, BLUR, TOLERANCE, Faithfulness, measure_faithfulness
 from pesi.predict.classifier import Classifier
+from pesi.stats.intervals import mean_interval
 
 Floats = NDArray[np.float64]
 

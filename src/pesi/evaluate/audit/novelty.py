@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from pesi.decide.novelty import NoveltyStatistics, energy, novelty_score
 from pesi.evaluate import figures
 from pesi.evaluate.audit.data import AuditData, AuditOptions, Progress, silent
 from pesi.evaluate.audit.section import Plot, Section, Table, figure_text
-from pesi.evaluate.novelty import NoveltyResult, novelty_result
 from pesi.evaluate.outliers import Families, outliers
 from pesi.predict.classifier import Classifier
-from pesi.predict.novelty import NoveltyStatistics, energy, novelty_score
+from pesi.stats.separation import NoveltyResult, novelty_result
 
 Floats = NDArray[np.float64]
 

@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pesi.decide.calibration import TemperatureConfig, calibrated_probabilities, fit_temperature, fit_vector_scaling
+from pesi.decide.operating import SENSITIVITIES, SPECIFICITIES, Criterion, Interval, expected_rates, threshold_at
+from pesi.decide.triage import TriageRule, fit_triage, rule_of, triage_of
 from pesi.evaluate.audit import operating_view as view
 from pesi.evaluate.audit.calibration import audit_targets
 from pesi.evaluate.audit.data import AuditData, AuditOptions, Progress, silent
 from pesi.evaluate.audit.section import Section
-from pesi.evaluate.decision import Decision, decision_curve, decision_values, undecided
-from pesi.evaluate.intervals import wilson_interval
-from pesi.predict.calibration import TemperatureConfig, calibrated_probabilities, fit_temperature, fit_vector_scaling
 from pesi.predict.classifier import Classifier
-from pesi.predict.operating import SENSITIVITIES, SPECIFICITIES, Criterion, Interval, expected_rates, threshold_at
-from pesi.predict.triage import TriageRule, fit_triage, rule_of, triage_of
+from pesi.stats.decision import Decision, decision_curve, decision_values, undecided
+from pesi.stats.intervals import wilson_interval
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pesi.decide.operating import Criterion, Interval
 from pesi.evaluate import figures
 from pesi.evaluate.audit.section import Plot, Table, figure_text
-from pesi.evaluate.decision import Decision, DecisionCurve
-from pesi.predict.operating import Criterion, Interval
+from pesi.stats.decision import Decision, DecisionCurve
 
 PointKey = tuple[str, Criterion, float]  # class, criterion, how much of it is wanted
 Triage = Mapping[str, list[dict[str, Any]] | None]  # how it was set -> its levels; None: too few images to set it

@@ -10,17 +10,17 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pesi.data.quality import QualityConfig, judge_quality
-from pesi.data.quality_measures import QualityMeasures, measure_quality
-from pesi.data.transforms import Image, resize
-from pesi.data.verdict import Verdict
 from pesi.errors import ImageError
 from pesi.evaluate import figures
 from pesi.evaluate.audit.data import AuditData, AuditOptions, Progress, silent
 from pesi.evaluate.audit.section import Plot, Section, Table, figure_text
-from pesi.evaluate.intervals import bootstrap, percentile_interval, wilson_interval
-from pesi.evaluate.metrics import auc, curve
+from pesi.images.quality import QualityConfig, judge_quality
+from pesi.images.quality_measures import QualityMeasures, measure_quality
+from pesi.images.transforms import Image, resize
 from pesi.predict.classifier import Classifier
+from pesi.stats.intervals import bootstrap, percentile_interval, wilson_interval
+from pesi.stats.metrics import auc, curve
+from pesi.verdict import Verdict
 
 Floats = NDArray[np.float64]
 

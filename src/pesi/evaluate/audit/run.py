@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pesi import __version__
 from pesi.evaluate.audit.calibration import calibration_section
 from pesi.evaluate.audit.claims import Claim, claims
 from pesi.evaluate.audit.correction import correction_section
@@ -23,6 +22,7 @@ from pesi.evaluate.audit.stress import stress_section
 from pesi.evaluate.audit.subgroups import subgroups_section
 from pesi.evaluate.audit.uncertainty import uncertainty_section
 from pesi.predict.classifier import Classifier
+from pesi.version import __version__
 
 Measure = Callable[..., Section]
 

@@ -11,12 +11,12 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from pesi.data.perturb import PERTURBATIONS, Group, Perturbation
 from pesi.evaluate import figures
 from pesi.evaluate.answer_change import AnswerChange, Estimate, call_threshold
 from pesi.evaluate.audit.data import AuditData, AuditOptions, Progress, silent
 from pesi.evaluate.audit.section import Plot, Section, Table, figure_text
 from pesi.evaluate.stress import MassShift, StressResult, stress_test
+from pesi.images.perturb import PERTURBATIONS, Group, Perturbation
 from pesi.predict.classifier import Classifier
 
 _GROUPS: dict[Group, str] = {

@@ -9,17 +9,17 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pesi.data.artefact_labels import FILE_NAME, artefact_table
-from pesi.data.masks import Mask
-from pesi.data.skin_tone import SkinTone, skin_tone
+from pesi.datasets.artefact_labels import FILE_NAME, artefact_table
 from pesi.evaluate import figures
 from pesi.evaluate.audit.data import AuditData, AuditOptions, Progress, silent
 from pesi.evaluate.audit.section import Plot, Section, Table, figure_text
-from pesi.evaluate.metrics import auc, curve
 from pesi.evaluate.subgroup_attributes import attributes_of
 from pesi.evaluate.subgroups import AttributeScores, GroupScores, Target, measure_subgroups
+from pesi.images.masks import Mask
+from pesi.images.skin_tone import SkinTone, skin_tone
 from pesi.predict.classifier import Classifier
 from pesi.predict.segmenter import shipped_segmenter, shipped_segmenter_folder
+from pesi.stats.metrics import auc, curve
 
 SMALLEST = 10  # positives and negatives; below, a 95 % interval of an AUC is wider than 0.3
 OPERATING_POINT = "sensitivity_0.90"

@@ -10,6 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logit
 
+from pesi.decide.conformal import (
+    ConformalConfig,
+    SetCoverage,
+    cross_fitted_sets,
+    prediction_sets,
+    set_coverage,
+)
+from pesi.decide.novelty import novelty_score
+from pesi.decide.uncertainty import confidence_measures, entropy_split
 from pesi.evaluate.audit.data import AuditData, AuditOptions, Progress, silent
 from pesi.evaluate.audit.section import Section, figure_text
 from pesi.evaluate.audit.uncertainty_view import (
@@ -22,8 +31,9 @@ from pesi.evaluate.audit.uncertainty_view import (
     risk_plot,
     words,
 )
-from pesi.evaluate.intervals import mean_interval
-from pesi.evaluate.selective import (
+from pesi.predict.classifier import Classifier
+from pesi.stats.intervals import mean_interval
+from pesi.stats.selective import (
     REFERENCE,
     MeasureResult,
     Rest,
@@ -33,16 +43,6 @@ from pesi.evaluate.selective import (
     risk_coverage,
     wrong_answers,
 )
-from pesi.predict.classifier import Classifier
-from pesi.predict.conformal import (
-    ConformalConfig,
-    SetCoverage,
-    cross_fitted_sets,
-    prediction_sets,
-    set_coverage,
-)
-from pesi.predict.novelty import novelty_score
-from pesi.predict.uncertainty import confidence_measures, entropy_split
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pesi.decide.conformal import SetCoverage
 from pesi.evaluate import figures
 from pesi.evaluate.audit.section import Plot, Table, figure_text
-from pesi.evaluate.selective import REFERENCE, MeasureResult, Rest, risk_at, risk_band, risk_coverage
-from pesi.predict.conformal import SetCoverage
+from pesi.stats.selective import REFERENCE, MeasureResult, Rest, risk_at, risk_band, risk_coverage
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]

@@ -1,0 +1,70 @@
+"""The model card: what a bundle is, what it was made with, what was measured, what it must not be used for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pesi.bundle.config import BundleConfig, read_config
+from pesi.bundle.files import WEIGHTS, Measured, write_bundle
+from pesi.images.views import VIEWS
+
+
+def card_header(config: BundleConfig) -> list[str]:
+    """The lines that every card begins with, the first of them for the Hugging Face hub."""
+    return [
+        "---",
+        "library_name: pesi-cnn",
+        "pipeline_tag: image-classification",
+        "tags: [dermoscopy, skin-lesion]",
+        "---",
+        "",
+        f"# {config.name}",
+        "",
+        f"A {config.network.name} with `{config.network.options.get('attention', 'spatial')}` attention for the task "
+        f"`{config.task.name}`: {', '.join(config.outputs)}.",
+        "",
+    ]
+
+
+def made_with(config: BundleConfig) -> list[str]:
+    """A list of what the bundle was made of."""
+    lines = []
+    if config.provenance:
+        splits = ", ".join(f"{part['count']} {name} images" for name, part in config.provenance["splits"].items())
+        lines += [
+            f"- data: {', '.join(config.provenance['sources'])}; {splits}",
+            f"- best epoch: {config.provenance['best_epoch']}",
+        ]
+        if weights := config.provenance.get("pretrained"):
+            lines.append(f"- started from: {weights['file']}")
+    regions = {"image": "the whole image", "lesion": f"the lesion, found by {config.preprocess.segmenter}"}
+    looks_at = " and ".join(regions[name] for name in config.preprocess.regions)
+    views = len(VIEWS[config.views])
+    return [
+        *lines,
+        f"- looks at: {looks_at}; {views} view{'s' * (views != 1)} each",
+        f"- temperature {config.temperature.value:.3f}: {config.temperature.how}",
+        "- everything else, thresholds and triage with how each was set: `config.json`",
+    ]
+
+
+def model_card(config: BundleConfig) -> str:
+    """The `README.md` of a bundle that was not audited yet."""
+    lines = [
+        *card_header(config),
+        "**Not a medical device.** For research; a second reader at most, never the only one.",
+        "",
+    ]
+    if config.measured is not None:
+        on = f"On {config.measured.images} images: {config.measured.on}."
+        lines += ["## Measured", "", on, "", config.measured.to_markdown(), ""]
+    if config.licence:
+        lines += ["## Licence", "", config.licence, ""]
+    return "\n".join([*lines, "## Made with", "", *made_with(config), ""])
+
+
+def keep_measured(folder: str | Path, measured: Measured) -> BundleConfig:
+    """Write what was measured with a classifier's bundle into its config and card; the weights stay as they are."""
+    config = read_config(folder).model_copy(update={"measured": measured})
+    write_bundle(folder, config, (Path(folder) / WEIGHTS).read_bytes(), card=model_card(config))
+    return config

@@ -1,0 +1,283 @@
+"""Novelty: whether a picture is of the kind that the classifier learned from, by its pooled features.
+
+The features are raised to a small power, so that the few large ones do not drown the rest, and scored by a
+probabilistic principal component analysis of the training images (Tipping and Bishop, J. R. Statist. Soc. B 61(3),
+1999): the Mahalanobis distance within the leading directions, plus the squared residual outside of them over its mean
+variance. Lee et al. (NeurIPS 2018) look at the first, Wang et al. (ViM, CVPR 2022) at the second. `benchmarks/novelty`
+compares it with these, with kNN, relative Mahalanobis and energy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+from scipy.special import logsumexp
+from scipy.stats import norm
+
+from pesi.errors import BundleError, DataError
+from pesi.files import whole_file
+from pesi.verdict import Verdict
+
+Floats = NDArray[np.float64]
+
+NOVELTY_FILE = "novelty.safetensors"
+RANK = 256  # 0.7 MB for 1280 features
+POWER = 0.25
+FEWEST_HELD_OUT = 10  # images that can set a threshold
+REFUSED_SHARE = 0.005  # of the held-out images' fitted distribution: leaves room for another clinic's camera
+
+
+class NoveltyConfig(BaseModel):
+    """What a bundle's config says of its novelty statistics.
+
+    Attributes:
+        method: How the score is computed.
+        power: To which the features are raised.
+        rank: Leading directions kept.
+        threshold: A picture whose score is above is refused; 1 is the training images' mean.
+        refused_share: Share of the held-out images that the threshold was set to refuse.
+        how: How it was set, in words.
+        train_images: How many the statistics were fitted on.
+        held_out: Source -> how many images set the threshold.
+        sha256: Of the file beside the config.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    method: Literal["ppca"] = "ppca"
+    power: float = Field(gt=0, le=1)
+    rank: int = Field(ge=1)
+    threshold: float = Field(gt=0)
+    refused_share: float = Field(gt=0, lt=1)
+    how: str
+    train_images: int = Field(ge=2)
+    held_out: dict[str, int]
+    sha256: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class NoveltyStatistics:
+    """What the training images' features are like.
+
+    Attributes:
+        mean: Of the transformed features, (C,) float32.
+        basis: Leading directions, orthonormal to float16's rounding, (C, r) float16: half the file.
+        variances: Along them, (r,) float32.
+        residual: Mean variance along each of the other directions.
+        power: To which the features are raised.
+        images: How many it was fitted on.
+    """
+
+    mean: NDArray[np.float32] = field(repr=False)
+    basis: NDArray[np.float16] = field(repr=False)
+    variances: NDArray[np.float32] = field(repr=False)
+    residual: float
+    power: float
+    images: int
+
+
+def fit_novelty(features: NDArray[np.float32], *, rank: int = RANK, power: float = POWER) -> NoveltyStatistics:
+    """Fit the statistics on the training images.
+
+    Args:
+        features: Pooled features of the training images only, (N, C), as `Classifier.outputs` gives them.
+        rank: Leading directions to keep; fewer where there are fewer images or features.
+        power: To which the features are raised, their sign kept.
+
+    Raises:
+        DataError: Fewer than four images or two features, or features that do not vary.
+    """
+    x = _transformed(features, power)
+    count, width = x.shape
+    rank = min(rank, count - 2, width - 1)
+    if count < 4 or rank < 1:
+        raise DataError(
+            f"Novelty statistics cannot be fitted on features of shape {features.shape}.",
+            "Give the features of all training images, a row an image.",
+        )
+    mean = x.mean(0)
+    _, singular, directions = np.linalg.svd(x - mean, full_matrices=False)
+    variances = singular**2 / (count - 1)
+    residual = float(variances[rank:].sum() / (width - rank))
+    if residual <= 0:
+        raise DataError("The features do not vary.", "Give the features of different images.")
+    return NoveltyStatistics(
+        mean.astype(np.float32),
+        directions[:rank].T.astype(np.float16),
+        variances[:rank].astype(np.float32),
+        residual,
+        power,
+        count,
+    )
+
+
+def novelty_score(features: NDArray[np.float32], statistics: NoveltyStatistics) -> Floats:
+    """How far images are from the training images: 1 is the training images' mean, higher is stranger.
+
+    Args:
+        features: Pooled features, (N, C).
+        statistics: Of the training images.
+
+    Returns:
+        (N,): the squared Mahalanobis distance over C.
+    """
+    x = _transformed(features, statistics.power) - statistics.mean.astype(np.float64)
+    along = x @ statistics.basis.astype(np.float64)
+    outside = np.maximum((x**2).sum(1) - (along**2).sum(1), 0)
+    inside = (along**2 / statistics.variances.astype(np.float64)).sum(1)
+    return np.asarray((inside + outside / statistics.residual) / x.shape[1])
+
+
+def energy(logits: NDArray) -> Floats:
+    """Energy of images' logits (N, V, K), averaged over the views, (N,): higher is stranger (Liu et al., NeurIPS 2020).
+
+    A second number, and no gate: on three classes it hardly tells a cat from a naevus (benchmarks/novelty).
+    """
+    return np.asarray(-logsumexp(logits.astype(np.float64), axis=2).mean(axis=1))
+
+
+def novelty_threshold(scores: Mapping[str, Floats], *, refused_share: float = REFUSED_SHARE) -> float:
+    """The score above which a picture is refused.
+
+    The logarithm of the score of real dermoscopy is close to normal, so the threshold is the quantile of a normal
+    distribution fitted to it: steadier than a quantile of 150 images. With several sources, the largest of theirs, so
+    that each source has at most that share refused.
+
+    Args:
+        scores: Source -> scores of held-out dermoscopy images, (n,), n at least `FEWEST_HELD_OUT`.
+        refused_share: Share of such images to refuse, 0..0.5.
+
+    Raises:
+        DataError: A source has too few images.
+    """
+    limits = []
+    for source, values in scores.items():
+        if len(values) < FEWEST_HELD_OUT:
+            raise DataError(
+                f"{source}: {len(values)} held-out images cannot set a novelty threshold.",
+                f"Give at least {FEWEST_HELD_OUT}.",
+            )
+        logs = np.log(values)
+        limits.append(float(np.exp(logs.mean() + norm.isf(refused_share) * logs.std(ddof=1))))
+    if not limits:
+        raise DataError("A novelty threshold needs held-out images.", "Give the validation images.")
+    return max(limits)
+
+
+def novelty_config(
+    statistics: NoveltyStatistics,
+    held_out: Mapping[str, NDArray[np.float32]],
+    *,
+    refused_share: float = REFUSED_SHARE,
+) -> NoveltyConfig:
+    """Set the threshold on held-out dermoscopy; `save_novelty` adds the file's hash.
+
+    Args:
+        statistics: Of the training images.
+        held_out: Source -> pooled features (n, C) of images that the network was not trained on.
+        refused_share: See `novelty_threshold`.
+    """
+    scores = {source: novelty_score(features, statistics) for source, features in held_out.items()}
+    threshold = novelty_threshold(scores, refused_share=refused_share)
+    refused = ", ".join(
+        f"{source}: {int((values > threshold).sum())} of {len(values)} above" for source, values in scores.items()
+    )
+    return NoveltyConfig(
+        power=statistics.power,
+        rank=statistics.basis.shape[1],
+        threshold=threshold,
+        refused_share=refused_share,
+        how=f"{1 - refused_share:.1%} quantile of a normal distribution fitted to log scores ({refused})",
+        train_images=statistics.images,
+        held_out={source: len(values) for source, values in scores.items()},
+    )
+
+
+def novelty_verdict(score: float, config: NoveltyConfig) -> Verdict:
+    """What to do with a picture of that score: "ok" or "refuse"."""
+    if score > config.threshold:
+        reason = (
+            f"This does not look like the dermoscopy images that the classifier learned from (novelty {score:.2f}; "
+            f"at most {config.threshold:.2f}). Check that it is a dermoscopy image of one lesion in ordinary colours; "
+            f"if it is one, this classifier is not made for it."
+        )
+        return Verdict("novelty", "refuse", float(score), config.threshold, reason)
+    return Verdict(
+        "novelty",
+        "ok",
+        float(score),
+        config.threshold,
+        f"Like the images that the classifier learned from (novelty {score:.2f}; at most {config.threshold:.2f}).",
+    )
+
+
+def save_novelty(folder: str | Path, statistics: NoveltyStatistics, config: NoveltyConfig) -> NoveltyConfig:
+    """Write the statistics beside a bundle's config.
+
+    Returns:
+        The config with the file's hash, to go into the bundle's.
+
+    Raises:
+        StorageError: The system refused to write.
+    """
+    data: bytes = save(
+        {
+            "mean": statistics.mean,
+            "basis": np.ascontiguousarray(statistics.basis),
+            "variances": statistics.variances,
+            "residual": np.array([statistics.residual], np.float64),
+        }
+    )
+    with whole_file(Path(folder) / NOVELTY_FILE) as temporary:
+        temporary.write_bytes(data)
+    return config.model_copy(update={"sha256": hashlib.sha256(data).hexdigest()})
+
+
+def load_novelty(folder: str | Path, config: NoveltyConfig) -> NoveltyStatistics:
+    """The statistics of a bundle, checked against its config.
+
+    Raises:
+        BundleError: The file is missing, not the one that was hashed, or damaged.
+    """
+    path = Path(folder) / NOVELTY_FILE
+    if not path.is_file():
+        raise BundleError(f"{folder} has no {NOVELTY_FILE}, which its config names.", "Copy the bundle again.")
+    data = path.read_bytes()
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != config.sha256:
+        raise BundleError(
+            f"{path} is not the file that the config names (SHA-256 {digest[:12]}, not {config.sha256[:12]}).",
+            "The bundle is damaged or mixed from two: copy it again.",
+        )
+    try:
+        tensors = load(data)
+        statistics = NoveltyStatistics(
+            tensors["mean"],
+            tensors["basis"],
+            tensors["variances"],
+            float(tensors["residual"][0]),
+            config.power,
+            config.train_images,
+        )
+    except (SafetensorError, KeyError, IndexError) as error:
+        raise BundleError(f"{path} cannot be read: {error}", "Fit the bundle's novelty statistics again.") from error
+    if statistics.basis.shape != (len(statistics.mean), config.rank):
+        raise BundleError(
+            f"{path} has a basis of shape {statistics.basis.shape}, its config a rank of {config.rank}.",
+            "The bundle is mixed from two: copy it again.",
+        )
+    return statistics
+
+
+def _transformed(features: NDArray, power: float) -> Floats:
+    x = np.asarray(features, np.float64)
+    return np.asarray(np.sign(x) * np.abs(x) ** power)

@@ -1,0 +1,142 @@
+"""What turns a network's outputs into answers, fitted on labelled images that did not train it.
+
+Calibration, thresholds, triage, prediction sets and the novelty threshold: all that a bundle's config holds besides the
+network and how to feed it. A run fits them when it ends; `pesi calibrate` fits them again on a user's own images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pesi.bundle.config import BundleConfig, FittedOn
+from pesi.bundle.seen import packed_ids
+from pesi.datasets.splits import id_hash
+from pesi.decide.calibration import (
+    TemperatureConfig,
+    calibrated_probabilities,
+    fit_temperature,
+    fit_vector_scaling,
+)
+from pesi.decide.conformal import ConformalConfig, fit_conformal
+from pesi.decide.novelty import FEWEST_HELD_OUT, NoveltyStatistics, fit_novelty, novelty_config
+from pesi.decide.operating import Threshold, operating_points
+from pesi.decide.triage import TriageRule, fit_triage
+from pesi.errors import DataError
+from pesi.predict.classifier import Classifier, Outputs
+
+Calibration = Literal["temperature", "vector"]
+
+COVERAGES = (0.90, 0.95)
+NOVELTY_IMAGES = 2500  # training images whose features tell what is not new; fewer than some thousand tell it worse
+
+
+class Decisions(NamedTuple):
+    """A bundle's config with everything fitted, and the novelty statistics that its threshold is about."""
+
+    config: BundleConfig
+    novelty: NoveltyStatistics | None
+
+
+def network_outputs(
+    classifier: Classifier,
+    squares: Callable[[int], NDArray[np.uint8]],
+    count: int,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    batch_size: int = 16,
+) -> Outputs:
+    """What a classifier's network gives for many images, a batch at a time.
+
+    Args:
+        classifier: Whose network.
+        squares: Gives the regions of image i, (R, S, S, 3).
+        count: How many images, at least 1.
+        progress: Called with (done, total).
+        batch_size: Images at a time.
+    """
+    batches = []
+    for start in range(0, count, batch_size):
+        end = min(start + batch_size, count)
+        batches.append(classifier.outputs([squares(i) for i in range(start, end)]))
+        if progress:
+            progress(end, count)
+    return Outputs(*(np.concatenate(parts) for parts in zip(*batches, strict=True)))
+
+
+def fit_decisions(
+    config: BundleConfig,
+    outputs: Outputs,
+    classes: NDArray[np.int64],
+    image_ids: Sequence[str],
+    *,
+    on: str,
+    calibration: Calibration = "temperature",
+    rule: TriageRule | None = None,
+    training_features: NDArray[np.float32] | None = None,
+    novelty: NoveltyStatistics | None = None,
+    seed: int = 0,
+) -> Decisions:
+    """The config with calibration, thresholds, triage, prediction sets and novelty threshold set on labelled images.
+
+    Args:
+        config: What the network is.
+        outputs: What the network gives for images that did not train it.
+        classes: The truth, the index of the task's class, (N,).
+        image_ids: Of the images, (N,); their hashes are kept, so that nobody takes them for unseen ones.
+        on: What the images were, for the record.
+        calibration: `temperature`, or `vector` (a weight and a bias a class; needs more images).
+        rule: The triage levels wanted; default excise, refer, follow up, reassure.
+        training_features: Pooled features of images that trained the network, (M, C): what is not new to it. None:
+            the statistics are kept as they are.
+        novelty: The bundle's own statistics, if it has any.
+        seed: Of the thresholds' bootstrap intervals.
+
+    Raises:
+        DataError: There are no images.
+    """
+    if not len(classes):
+        raise DataError(f"There are no labelled images in {on}.", "Calibration needs some of each diagnosis.")
+    task, head, names = config.to_task(), config.task.head, config.outputs
+    labels = {name: classes == task.class_names.index(name) for name in names}
+    targets = np.column_stack([labels[name] for name in names]).astype(np.float64)
+    logits = outputs.logits.astype(np.float64)
+    temperature, vector = TemperatureConfig(value=1.0, how="part of the vector scaling"), None
+    if calibration == "vector":
+        vector = fit_vector_scaling(logits, targets, head, on=on)
+    else:
+        temperature = fit_temperature(logits, targets, head, on=on)
+    probabilities = calibrated_probabilities(logits, head, temperature, vector)
+    rng = np.random.default_rng(seed)
+    thresholds: list[Threshold] = []
+    for name in task.scored_names:
+        scores = probabilities[:, names.index(name)]
+        thresholds += operating_points(labels[name], scores, class_name=name, on=on, rng=rng)
+    malignant = config.malignant_probability(probabilities)
+    truth = np.array([bool(task.classes[index].malignant) for index in classes])
+    triage = () if malignant is None else fit_triage(rule or TriageRule(), truth, malignant, on=on)
+    conformal: list[ConformalConfig] = []
+    for coverage in COVERAGES:
+        found = fit_conformal(probabilities, classes, names, coverage=coverage, on=on, head=head)
+        conformal += [found] if found is not None else []
+    known = config.novelty
+    if len(classes) >= FEWEST_HELD_OUT:  # fewer set no threshold: what the bundle has stays
+        novelty = novelty if training_features is None else fit_novelty(training_features)
+        known = None if novelty is None else novelty_config(novelty, {on: outputs.features})
+    return Decisions(
+        config.model_copy(
+            update={
+                "temperature": temperature,
+                "vector": vector,
+                "thresholds": tuple(thresholds),
+                "triage": triage,
+                "conformal": tuple(conformal),
+                "novelty": known,
+                "fitted_on": FittedOn(count=len(image_ids), sha256=id_hash(image_ids), ids=packed_ids(image_ids)),
+            }
+        ),
+        novelty,
+    )
