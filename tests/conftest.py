@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -35,6 +36,13 @@ def shared() -> Path:
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PESI_CACHE", str(tmp_path_factory.getbasetemp() / "pesi-cache"))
+
+
+@pytest.fixture(scope="session")
+def rounds() -> Callable[[int], int]:
+    """How often a slow test repeats what it does by the hundred: as often as it asks, or PESI_SLOW_ROUNDS times."""
+    most = os.environ.get("PESI_SLOW_ROUNDS")
+    return lambda wanted: min(wanted, int(most)) if most else wanted
 
 
 def write_spots(folder: Path, *, train: int = 24, val: int = 12, size: int = 72, seed: int = 0) -> pd.DataFrame:
