@@ -21,6 +21,8 @@ def test_a_black_picture_gives_no_result(classifier):
     assert "too dark" in prediction.no_result
     assert prediction.triage is None
     assert prediction.triage_reason == "no result"
+    assert prediction.diagnosis is None
+    assert prediction.most_probable in prediction.probabilities
     levels = {verdict.check: verdict.level for verdict in prediction.verdicts}
     assert levels["dark"] == "refuse"
     assert levels["bright"] == "ok"
@@ -31,6 +33,7 @@ def test_without_the_gates_it_is_answered_as_ever(classifier):
     free, gated = classifier.predict(BLACK, gates=False), classifier.predict(BLACK)
     assert free.no_result == ""
     assert free.verdicts == ()
+    assert free.diagnosis == max(free.probabilities, key=free.probabilities.get)
     assert free.triage is not None
     assert free.probabilities == gated.probabilities
 

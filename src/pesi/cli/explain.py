@@ -98,7 +98,7 @@ def draw_explanation(
     if mask is not None:
         check_whole_image(classifier)
     prediction = prediction or classifier.predict(image, gates=gates)
-    name = class_name or prediction.diagnosis
+    name = class_name or prediction.most_probable
     regions = classifier.config.preprocess.regions
     explanations = [explain_image(classifier, image, class_name=name, region=i) for i in range(len(regions))]
     lesion, inside = None, None

@@ -61,7 +61,7 @@ def explain(
         raise DataError(f"Unknown class {class_name!r}.", f"This bundle's classes: {', '.join(names)}.")
     picture = classifier.look(source, region=region)
     prediction = classifier.prediction("", None, picture.maps.logits.float().cpu().numpy(), "single", {})
-    chosen = class_name or prediction.diagnosis
+    chosen = class_name or prediction.most_probable
     size = picture.image.shape[0]
     cam = _grow(picture.maps.cam[0, names.index(chosen)].float().cpu().numpy(), size)
     stages: dict[str, list[Map]] = {}

@@ -65,8 +65,13 @@ class Prediction:
     logits: NDArray[np.float32] = field(repr=False, compare=False)
 
     @property
-    def diagnosis(self) -> str:
-        """The class of the highest probability."""
+    def diagnosis(self) -> str | None:
+        """The class of the highest probability, None where there is no result."""
+        return None if self.no_result else self.most_probable
+
+    @property
+    def most_probable(self) -> str:
+        """The class of the highest probability, also where the answer must not be used."""
         return max(self.probabilities, key=lambda name: self.probabilities[name])
 
     def to_dict(self) -> dict[str, Any]:
