@@ -116,7 +116,7 @@ def predict(
     for refusal in refusals:
         print(f"pesi: refused {refusal.path}: {refusal.reason}\n  -> {refusal.cure}", file=sys.stderr)
     if format_ is Format.isic2017:
-        text = isic2017_submission(results)
+        text = isic2017_submission(result.to_dict() for result in results)
         if out is None:
             print(text, end="")
         else:

@@ -5,18 +5,28 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
+from pesi.datasets.readers.csv_file import read_csv
 from pesi.errors import DataError, PesiError
-from pesi.files import utf8, whole_file, write_text
+from pesi.files import utf8, whole_file
 from pesi.predict.prediction import Prediction, Refusal
 
 SUFFIXES: tuple[str, ...] = (".csv", ".json", ".jsonl", ".parquet")
 ISIC2017_COLUMNS: tuple[str, ...] = ("melanoma", "seborrheic_keratosis")
+_SET = "0.90"  # the coverage of the prediction set that tables show
 _UNREAD = "cannot be read: "
+_BESIDE = ("triage", "no_result", "path", "diagnosis", "malignant", "prediction_set", "warnings", "bundle", "lesion_id")
+_AT_ONCE = 4096  # rows in memory while a table is written
+
+Row = Mapping[str, Any]  # what `Prediction.to_dict` and `Refusal.to_dict` give; with lesion_id where that is known
 
 
 def check_output(path: str | Path) -> None:
@@ -32,105 +42,241 @@ def check_output(path: str | Path) -> None:
 
 
 def write_predictions(path: str | Path, results: Sequence[Prediction | Refusal]) -> None:
-    """Write predictions to a file, in the format of its ending, whole or not at all.
+    """Write predictions to a file, as `write_rows` does."""
+    write_rows(path, (result.to_dict() for result in results), _classes(results))
 
-    Tables (.csv, .parquet) have the columns image, one probability a class, triage, no_result, path; images without a
-    result, also those that cannot be read, have the reason and no probabilities. JSON (.json: a list, .jsonl: one
-    object a line) holds everything.
+
+def write_rows(path: str | Path, rows: Iterable[Row], classes: Sequence[str]) -> None:
+    """Write predictions to a file, in the format of its ending, whole or not at all; a few rows are in memory at once.
+
+    Tables (.csv, .parquet) have the columns of `prediction_frame`, in a .csv with six significant digits. JSON (.json:
+    a list, .jsonl: one object a line) holds everything.
+
+    Args:
+        path: The file.
+        rows: Of each image, `to_dict()` of its Prediction or Refusal.
+        classes: Names of the probabilities.
 
     Raises:
         PesiError: The ending is unknown.
         StorageError: The file cannot be written.
     """
-    path = Path(path)
     check_output(path)
-    suffix = path.suffix.lower()
-    if suffix == ".json":
-        write_text(path, json.dumps([result.to_dict() for result in results], indent=2, ensure_ascii=False) + "\n")
-        return
-    if suffix == ".jsonl":
-        write_text(path, "".join(json.dumps(result.to_dict(), ensure_ascii=False) + "\n" for result in results))
-        return
-    frame = prediction_frame(results)
+    suffix = Path(path).suffix.lower()
     with whole_file(path) as temporary:
-        if suffix == ".csv":
-            frame.to_csv(temporary, index=False)
-        else:
-            frame.to_parquet(temporary, index=False)
+        if suffix == ".parquet":
+            writer = None
+            for frame in _frames(rows, classes):
+                numbers = {*classes, "malignant"}
+                schema = pa.schema([(name, pa.float64() if name in numbers else pa.string()) for name in frame])
+                writer = writer or pq.ParquetWriter(temporary, schema)
+                writer.write_table(pa.Table.from_pandas(frame, schema, preserve_index=False))
+            if writer is not None:
+                writer.close()
+            return
+        with temporary.open("w", encoding="utf-8", newline="") as file:
+            if suffix == ".csv":
+                for number, frame in enumerate(_frames(rows, classes)):
+                    frame.to_csv(file, index=False, header=number == 0, float_format="%.6g")
+            elif suffix == ".jsonl":
+                file.writelines(json_line(row) for row in rows)
+            else:
+                for number, row in enumerate(rows):
+                    file.write(",\n" if number else "[\n")
+                    file.write(utf8(json.dumps(row, indent=2, ensure_ascii=False)))
+                file.write("\n]\n")
+
+
+def json_line(row: Row) -> str:
+    """A row as one line of JSON."""
+    return utf8(json.dumps(row, ensure_ascii=False)) + "\n"
 
 
 def prediction_frame(results: Sequence[Prediction | Refusal]) -> pd.DataFrame:
-    """Predictions as a frame: image, one probability a class (none without a result), triage, no_result, path."""
-    names = next((list(result.probabilities) for result in results if isinstance(result, Prediction)), [])
-    rows = []
-    for result in results:
-        if isinstance(result, Prediction):
-            values = {} if result.no_result else dict(result.probabilities)
-            triage, reason = result.triage or "", result.no_result
-        else:
-            values, triage, reason = {}, "", f"{_UNREAD}{result.reason}"
-        row: dict[str, object] = {"image": result.image_id, "triage": triage, "no_result": reason, "path": result.path}
-        rows.append({key: utf8(value) if isinstance(value, str) else value for key, value in row.items()} | values)
-    return pd.DataFrame(rows, columns=["image", *names, "triage", "no_result", "path"])
+    """Predictions as a frame, an image a row; what does not apply is empty.
+
+    Columns: image, one probability a class, triage, no_result (why there is none; then the probabilities are empty),
+    path, diagnosis (the class of the highest probability), malignant (probability), prediction_set (at 90 % coverage,
+    "; " between the classes), warnings (of the gates), bundle.
+    """
+    rows, classes = [result.to_dict() for result in results], _classes(results)
+    return _frame(rows, classes, _beside(rows, classes))
 
 
-def isic2017_submission(results: Sequence[Prediction | Refusal]) -> str:
+def _classes(results: Sequence[Prediction | Refusal]) -> list[str]:
+    return next((list(result.probabilities) for result in results if isinstance(result, Prediction)), [])
+
+
+def _beside(rows: Sequence[Row], classes: Sequence[str]) -> list[str]:
+    """The columns after the probabilities; rows either all have a lesion_id or none has."""
+    unknown = () if rows and "lesion_id" in rows[0] else ("lesion_id",)
+    return [name for name in _BESIDE if name not in (*classes, *unknown)]
+
+
+def _frame(rows: Sequence[Row], classes: Sequence[str], beside: Sequence[str]) -> pd.DataFrame:
+    frame = pd.DataFrame([_table_row(row) for row in rows], columns=["image", *classes, *beside])
+    return frame.astype(dict.fromkeys([*classes, "malignant"], float))
+
+
+def _frames(rows: Iterable[Row], classes: Sequence[str]) -> Iterator[pd.DataFrame]:
+    """Rows as frames of at most `_AT_ONCE`; where there are none, an empty one."""
+    left = iter(rows)
+    chunk = list(islice(left, _AT_ONCE))
+    beside = _beside(chunk, classes)
+    yield _frame(chunk, classes, beside)
+    while chunk := list(islice(left, _AT_ONCE)):
+        yield _frame(chunk, classes, beside)
+
+
+def _table_row(row: Row) -> dict[str, Any]:
+    """The columns of one row, see `prediction_frame`."""
+    reason = refusal_of(row)
+    answered: Row = {} if reason else row
+    values = dict(answered.get("probabilities", {}))
+    found = {
+        "image": row["image"],
+        "triage": answered.get("triage") or "",
+        "no_result": reason,
+        "path": row["path"],
+        "diagnosis": max(values, key=values.__getitem__, default=""),
+        "malignant": answered.get("malignant"),
+        "prediction_set": set_text(answered, "; "),
+        "warnings": " ".join(warnings_of(row)),
+        "bundle": row.get("bundle", ""),
+        "lesion_id": row.get("lesion_id"),
+    }
+    return {key: utf8(value) if isinstance(value, str) else value for key, value in found.items()} | values
+
+
+def refusal_of(row: Row) -> str:
+    """Why an image has no result, or cannot be read; "" where it has one."""
+    return f"{_UNREAD}{row['refused']}" if "refused" in row else row.get("no_result") or ""
+
+
+def warnings_of(row: Row) -> list[str]:
+    """What the gates warned of."""
+    return [verdict["reason"] for verdict in row.get("verdicts", ()) if verdict["level"] == "warn"]
+
+
+def set_text(row: Row, between: str = " or ") -> str:
+    """The classes that remain possible at 90 % coverage; "none of these", or "" where the bundle has no sets."""
+    sets = row.get("prediction_sets", {})
+    return (between.join(sets[_SET]) or "none of these") if _SET in sets else ""
+
+
+def isic2017_submission(rows: Iterable[Row]) -> str:
     """The challenge's Part 3 submission: `image_id,melanoma,seborrheic_keratosis`, one line an image.
 
     Raises:
         DataError: An image was refused (a submission must hold all), or the classifier knows other classes.
     """
-    refused = [result for result in results if isinstance(result, Refusal)]
-    if refused:
-        raise DataError(
-            f"{len(refused)} image(s) were refused, the first is {refused[0].path}: {refused[0].reason}",
-            "A submission must hold every image: repair or replace those files.",
-        )
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("image_id", *ISIC2017_COLUMNS))
-    for result in results:
-        assert isinstance(result, Prediction)
-        missing = [name for name in ISIC2017_COLUMNS if name not in result.probabilities]
+    refused: list[Row] = []
+    for row in rows:
+        if "refused" in row:
+            refused.append(row)
+            continue
+        missing = [name for name in ISIC2017_COLUMNS if name not in row["probabilities"]]
         if missing:
             raise DataError(
-                f"This bundle gives no probability of {missing[0]}: its classes are {', '.join(result.probabilities)}.",
+                f"This bundle gives no probability of {missing[0]}: its classes are {', '.join(row['probabilities'])}.",
                 "Use a bundle trained for the task isic2017.",
             )
-        writer.writerow((result.image_id, *(f"{result.probabilities[name]:.8f}" for name in ISIC2017_COLUMNS)))
+        writer.writerow((row["image"], *(f"{row['probabilities'][name]:.8f}" for name in ISIC2017_COLUMNS)))
+    if refused:
+        raise DataError(
+            f"{len(refused)} image(s) were refused, the first is {refused[0]['path']}: {refused[0]['refused']}",
+            "A submission must hold every image: repair or replace those files.",
+        )
     return text.getvalue()
 
 
-def read_prediction_table(path: str | Path) -> pd.DataFrame:
-    """A table of probabilities as `evaluate` and `compare` want it: `image_id`, then one column a class.
+class ReadPredictions(NamedTuple):
+    """Predictions, read back.
 
-    Takes what `write_predictions` wrote (.csv, .parquet) and the challenge's submissions; files that could not be read
-    are left out.
+    Attributes:
+        table: `image_id`, then one column of probabilities a class; images without a result are left out.
+        no_result: Image id -> why it has none, of those left out.
+    """
+
+    table: pd.DataFrame
+    no_result: Mapping[str, str]
+
+
+def read_predictions(path: str | Path, classes: Sequence[str] | None = None) -> ReadPredictions:
+    """Read what `write_predictions` wrote (.csv, .parquet, .json, .jsonl), or a challenge's submission.
+
+    Ids are taken as they stand: `NA` and `007` too.
+
+    Args:
+        path: The file.
+        classes: The columns to take; the others are passed over. None: all but those that `write_predictions` writes
+            beside the probabilities.
 
     Raises:
-        DataError: The file is missing, has no image column, or holds something that is no probability.
+        DataError: The file is missing or damaged, has no image column or none of the classes, or holds something that
+            is no probability.
     """
     path = Path(path)
     if not path.is_file():
         raise DataError(f"There is no predictions file {path}.", "Write one: pesi predict DIR --out FILE.")
-    try:
-        frame = pd.read_parquet(path) if path.suffix.lower() == ".parquet" else pd.read_csv(path, dtype={0: str})
-    except (ValueError, OSError) as error:
-        raise DataError(f"{path} cannot be read as a table: {error}", "Give a .csv or .parquet file.") from error
-    if "no_result" in frame:
-        frame = frame[~frame["no_result"].astype(str).str.startswith(_UNREAD)].reset_index(drop=True)
-    frame = frame.rename(columns={"image": "image_id"}).drop(columns=["triage", "no_result", "path"], errors="ignore")
-    if "image_id" not in frame:
+    entries = _entries(path)
+    columns = list(dict.fromkeys(name for _, values in entries for name in values))
+    key = next((name for name in ("image_id", "image") if name in columns), None)
+    if key is None:
         raise DataError(f"{path} has no column image_id (or image).", "Write it with: pesi predict DIR --out FILE.")
-    frame["image_id"] = frame["image_id"].astype(str)
-    for column in frame.columns.drop("image_id"):
-        values = pd.to_numeric(frame[column], errors="coerce")
-        bad = ~values.between(0, 1)
-        if bad.any():
-            row = int(bad.to_numpy().argmax())
-            raise DataError(
-                f"{path}, row {row + 2}, column {column}: {frame[column].iloc[row]!r} is no probability.",
-                "Probabilities lie between 0 and 1; to score images that gave no result too: pesi predict --no-gates.",
-            )
-        frame[column] = values
-    return frame
+    names = [name for name in columns if name != key and (name not in _BESIDE if classes is None else name in classes)]
+    if classes is not None and not names:
+        raise DataError(
+            f"{path} has no column of the classes {', '.join(classes)}; it has: {', '.join(columns)}.",
+            "Name the task that the predictions are of: --task.",
+        )
+    reasons = {str(values[key]): str(values["no_result"]) for _, values in entries if values.get("no_result")}
+    rows: list[dict[str, Any]] = []
+    for where, values in entries:
+        if not values.get("no_result"):
+            found = {name: _probability(values.get(name), f"{path}, {where}, column {name}") for name in names}
+            rows.append({"image_id": str(values[key]), **found})
+    return ReadPredictions(pd.DataFrame(rows, columns=["image_id", *names]), reasons)
+
+
+def read_prediction_table(path: str | Path) -> pd.DataFrame:
+    """The table of `read_predictions`."""
+    return read_predictions(path).table
+
+
+def _entries(path: Path) -> list[tuple[str, Row]]:
+    """Where each row stands, and its values by column."""
+    suffix = path.suffix.lower()
+    try:
+        if suffix == ".parquet":
+            return [(f"row {i + 1}", row) for i, row in enumerate(pq.read_table(path).to_pylist())]
+        if suffix in (".json", ".jsonl"):
+            text = path.read_text(encoding="utf-8")
+            lines = (line for line in text.split("\n") if line.strip())
+            found = json.loads(text) if suffix == ".json" else [json.loads(line) for line in lines]
+            return [
+                (
+                    f"entry {i + 1}",
+                    {"image": row["image"], **row.get("probabilities", {}), "no_result": refusal_of(row)},
+                )
+                for i, row in enumerate(found)
+            ]
+    except (ValueError, OSError, AttributeError, TypeError, KeyError) as error:  # pyarrow's are ValueErrors
+        raise DataError(f"{path} cannot be read as predictions: {error}", "Write it again: pesi predict.") from error
+    return [(f"row {row.number}", row.values) for row in read_csv(path)]
+
+
+def _probability(value: object, where: str) -> float:
+    try:
+        number = float(str(value))
+    except ValueError:
+        number = float("nan")
+    if not 0 <= number <= 1:
+        raise DataError(
+            f"{where}: {value!r} is no probability.",
+            "Probabilities lie between 0 and 1, and an image without a result says why in the column no_result.",
+        )
+    return number
