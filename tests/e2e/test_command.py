@@ -101,7 +101,10 @@ def test_predict_formats_and_exit_statuses(spots_csv, tiny_run, tmp_path):
     done = pesi("predict", images, *bundle, "--out", tmp_path / "p.csv")
     assert done.returncode == 0, done.stderr
     frame = pd.read_csv(tmp_path / "p.csv")
-    assert list(frame.columns) == ["image", "melanoma", "seborrheic_keratosis", "nevus", "triage", "no_result", "path"]
+    columns = (
+        "image melanoma seborrheic_keratosis nevus triage no_result path diagnosis malignant prediction_set warnings"
+    )
+    assert list(frame.columns) == [*columns.split(), "bundle"]
     assert len(frame) == 3
     done = pesi("predict", images, *bundle, "--format", "isic2017", "--out", tmp_path / "s.csv")
     assert done.returncode == 0, done.stderr

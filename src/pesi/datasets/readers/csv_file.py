@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,7 +135,7 @@ def read_csv(path: Path, *, needed: Sequence[str] = (), header: Sequence[str] | 
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}.", "Check that it exists and may be read.") from error
     try:
-        lines = list(csv.reader(text.splitlines(keepends=True), delimiter=_delimiter(text.partition("\n")[0])))
+        lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text.partition("\n")[0])))
     except csv.Error as error:
         raise DataError(f"{path} is no CSV table: {error}.", "Export it again.") from error
     if header is None:
