@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import re
 import shlex
 import tomllib
@@ -190,3 +191,17 @@ def test_version_is_the_same_everywhere() -> None:
         r"^## \[(\d\S*)\] - \d{4}-\d\d-\d\d$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.M
     )
     assert released[0] == pesi.__version__
+
+
+def test_what_moved_is_where_the_changelog_says() -> None:
+    unreleased = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").split("\n## [")[1]
+    moves = re.findall(r"^\| `(pesi\.[^|]*)` \| (`pesi.*) \|$", unreleased, re.M)
+    assert moves
+    for before, now in moves:
+        inside = re.search(r"\{(.*)\}", before)
+        names = re.findall(r"`(pesi[\w.]*?)(?:\.\*)?`", now)
+        if now.endswith("same names"):
+            assert inside
+            names = [f"{names[0]}.{name}" for name in inside[1].split(",")]
+        for name in names:
+            assert importlib.util.find_spec(name) is not None, name
