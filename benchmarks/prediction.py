@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 import pesi
-from pesi.cli.memory import keep_memory
+from pesi.machine import keep_memory
 from pesi.synthetic.image import draw_parameters, render
 
 

@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 from sections import signed
 
 import pesi
-from pesi.cli.memory import keep_memory
 from pesi.datasets.artefact_labels import artefact_table
 from pesi.datasets.readers import read_dataset
 from pesi.errors import DataError
 from pesi.evaluate.answer_change import single_view_probabilities
 from pesi.evaluate.audit.data import AuditData, lesion_grouped_part, read_audit_data
 from pesi.images.perturb import PERTURBATIONS, Perturbation
+from pesi.machine import keep_memory
 from pesi.predict.classifier import Classifier
 from pesi.stats import metrics
 from pesi.stats.paired import Floats, PairedResult, delong, paired_bootstrap

@@ -29,12 +29,12 @@ from pool import file_sha256, saved_folds, split_records
 from rows import Row, Table, load_table
 from sklearn.metrics import roc_auc_score
 
-from pesi.cli.memory import keep_memory
 from pesi.datasets.readers import read_dataset
 from pesi.datasets.splits import id_lists
 from pesi.decide.calibration import view_probabilities
 from pesi.errors import ImageError, PesiError
 from pesi.files import write_json, write_text
+from pesi.machine import keep_memory
 from pesi.predict.classifier import Classifier
 from pesi.predict.prediction import Refusal
 from pesi.taxonomy import Task, task_of

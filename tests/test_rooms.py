@@ -23,7 +23,7 @@ LINES = (
     ("nn", "stats", "synthetic"),
     ("taxonomy", "verdict"),
     ("files",),
-    ("errors", "version"),
+    ("errors", "machine", "version"),
 )
 LINE = {room: number for number, rooms in enumerate(LINES) for room in rooms}
 

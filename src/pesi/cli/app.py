@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import sys
 import traceback
 from typing import Annotated
@@ -17,7 +16,6 @@ from pesi.cli.demo import demo
 from pesi.cli.describe import describe
 from pesi.cli.evaluate import compare, evaluate
 from pesi.cli.explain import explain
-from pesi.cli.memory import keep_memory
 from pesi.cli.predict import predict
 from pesi.cli.recipes import recipes
 from pesi.cli.segmenter import segment, segmenter_app
@@ -25,6 +23,7 @@ from pesi.cli.similar import similar_app
 from pesi.cli.status import EXIT_BUG, EXIT_USAGE
 from pesi.cli.train import train
 from pesi.errors import PesiError
+from pesi.machine import keep_memory, tune_threads
 from pesi.version import __version__
 
 app = typer.Typer(
@@ -68,9 +67,7 @@ def main() -> None:
 
     Anything else is a mistake of the program's: its traceback, and status 70.
     """
-    # Threads that wait give their core away: with a spinning wait, torch crawls when another program wants a core.
-    # OpenMP reads it when torch is first imported, which the verbs do later.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    tune_threads()  # the verbs import torch
     keep_memory()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files may hold anything, as on stderr

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Annotated
 import typer
 
 from pesi.errors import DataError, PesiError
+from pesi.machine import available_cores
 
 
 def demo(
@@ -56,7 +56,7 @@ def demo(
             val=val,
             test=test,
             seed=seed,
-            workers=min(os.cpu_count() or 1, 8),
+            workers=min(available_cores(), 8),
             progress=lambda done: move(bar, done),
         )
     train_verb(

@@ -18,6 +18,7 @@ from pesi.files import whole_file
 from pesi.images.masks import read_mask_square
 from pesi.images.regions import Region, read_region
 from pesi.images.transforms import Geometry
+from pesi.machine import available_cores
 
 # Raise when decoding or a region gives other pixels, so that old caches are not used.
 _VERSION = 1
@@ -146,7 +147,7 @@ def cached_array(
     digest = hashlib.sha256(json.dumps([*key, stamps]).encode()).hexdigest()[:24]
     target = (Path(cache_dir) if cache_dir else default_cache_dir()) / f"{name}-{digest}.npy"
     if not target.exists():
-        _read_all(paths, read, shape, target, what, workers or os.cpu_count() or 1, progress)
+        _read_all(paths, read, shape, target, what, workers or available_cores(), progress)
     array: NDArray[np.uint8] = np.load(target, mmap_mode="r", allow_pickle=False)
     return array
 

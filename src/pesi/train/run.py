@@ -39,7 +39,7 @@ from pesi.train.trainer import (
     check_new_run,
     fit,
     make_trainer,
-    prepare,
+    prepared,
     start_from,
     weights_file,
 )
@@ -160,13 +160,21 @@ def run_training(
         KeyboardInterrupt, SystemExit: See `trainer.fit`.
     """
     folder = Path(folder)
-    recipe, used, task, settings = open_run(folder)
+    run = open_run(folder)
     if (folder / "result.json").is_file():
         say(f"{folder} is finished already.")
         result: dict[str, Any] = json.loads((folder / "result.json").read_text(encoding="utf-8"))
         return result
+    settings = run.settings
     check_accelerator(settings.accelerator, settings.devices)
-    threads = prepare(settings.threads, devices=settings.devices, workers=settings.workers)
+    with prepared(settings.threads, devices=settings.devices, workers=settings.workers) as threads:
+        return _train(folder, run, threads, say, show_progress, callbacks)
+
+
+def _train(
+    folder: Path, run: Run, threads: int, say: Say, show_progress: bool, callbacks: tuple[Callback, ...]
+) -> dict[str, Any]:
+    recipe, used, task, settings = run
     rank = int(os.environ.get("LOCAL_RANK", "0"))
 
     if rank == 0:

@@ -33,8 +33,8 @@ from pesi.train.dataset import EpochSampler
 from pesi.train.environment import environment
 from pesi.train.segmentation_module import MaskedPictures, SegmentationModule, WholeMaskedPictures
 from pesi.train.segmenter_recipe import SegmenterRecipe
-from pesi.train.segmenter_run import SegmenterRunSettings, open_segmenter_run, pretrained_encoder
-from pesi.train.trainer import Say, check_accelerator, fit, make_trainer, prepare, start_from
+from pesi.train.segmenter_run import SegmenterRun, SegmenterRunSettings, open_segmenter_run, pretrained_encoder
+from pesi.train.trainer import Say, check_accelerator, fit, make_trainer, prepared, start_from
 
 
 def run_segmenter_training(
@@ -64,13 +64,20 @@ def run_segmenter_training(
         KeyboardInterrupt, SystemExit: See `trainer.fit`.
     """
     folder = Path(folder)
-    recipe, used, settings = open_segmenter_run(folder)
+    run = open_segmenter_run(folder)
     if (folder / "result.json").is_file():
         say(f"{folder} is finished already.")
         result: dict[str, Any] = json.loads((folder / "result.json").read_text(encoding="utf-8"))
         return result
-    check_accelerator(settings.accelerator)
-    threads = prepare(settings.threads, workers=settings.workers)
+    check_accelerator(run.settings.accelerator)
+    with prepared(run.settings.threads, workers=run.settings.workers) as threads:
+        return _train(folder, run, threads, say, show_progress, callbacks)
+
+
+def _train(
+    folder: Path, run: SegmenterRun, threads: int, say: Say, show_progress: bool, callbacks: tuple[Callback, ...]
+) -> dict[str, Any]:
+    recipe, used, settings = run
     write_json(folder / "environment.json", environment(threads))
     train, val = (used[used["split"] == split].reset_index(drop=True) for split in ("train", "val"))
     steps = len(train) // recipe.batch_size

@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import random
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import cv2
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -21,6 +24,7 @@ from torch.utils.data import DataLoader
 
 from pesi.errors import PesiError
 from pesi.files import write_json
+from pesi.machine import thread_count
 from pesi.nn.cnn import PesiCNN
 from pesi.nn.pretrained import CheckpointError, imagenet_weights, load_pretrained
 from pesi.train.callbacks import EpochLog, MovableCheckpoint, RunProgress, WholeCheckpoints
@@ -89,27 +93,47 @@ def check_outputs(outputs: Tensor, epoch: int) -> None:
         )
 
 
-def prepare(threads: int, *, devices: int = 1, workers: int = 0) -> int:
-    """Set torch up for a repeatable run and silence the trainer's chatter.
+@contextmanager
+def prepared(threads: int, *, devices: int = 1, workers: int = 0) -> Iterator[int]:
+    """Set torch up for a repeatable run and silence the trainer's chatter; all is as it was found when this ends.
 
     Args:
-        threads: Torch threads a process; 0: one a core (or OMP_NUM_THREADS), shared out over processes and loaders.
+        threads: Torch threads a process; 0: `machine.thread_count`, shared out over processes and loaders.
         devices: Training processes.
         workers: Loader processes of each.
 
-    Returns:
+    Yields:
         The threads in use.
     """
-    for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    for message in ("num_workers", "Checkpoint directory", "lr_scheduler.step", "treespec", "logging interval"):
-        warnings.filterwarnings("ignore", message=f".*{message}.*")
-    cv2.setNumThreads(1)
-    cores = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
-    threads = threads or max(1, cores // devices - workers)
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    return threads
+    threads = threads or max(1, thread_count() // devices - workers)
+    with ExitStack() as restore:
+        restore.enter_context(warnings.catch_warnings())
+        for message in ("num_workers", "Checkpoint directory", "lr_scheduler.step", "treespec", "logging interval"):
+            warnings.filterwarnings("ignore", message=f".*{message}.*")
+        for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning"):
+            logger = logging.getLogger(name)
+            restore.callback(logger.setLevel, logger.level)
+            logger.setLevel(logging.ERROR)
+        restore.callback(cv2.setNumThreads, cv2.getNumThreads())
+        cv2.setNumThreads(1)
+        restore.callback(torch.set_num_threads, torch.get_num_threads())
+        torch.set_num_threads(threads)
+        restore.callback(
+            torch.use_deterministic_algorithms,
+            torch.are_deterministic_algorithms_enabled(),
+            warn_only=torch.is_deterministic_algorithms_warn_only_enabled(),
+        )
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        # A run seeds every generator (`seed_everything`), by the environment those of further processes too.
+        restore.enter_context(torch.random.fork_rng(devices=()))
+        restore.callback(np.random.set_state, np.random.get_state())  # noqa: NPY002
+        restore.callback(random.setstate, random.getstate())
+        for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
+            if name in os.environ:
+                restore.callback(os.environ.__setitem__, name, os.environ[name])
+            else:
+                restore.callback(os.environ.pop, name, None)
+        yield threads
 
 
 def weights_file(source: str, network: str) -> Path | None:

@@ -1,0 +1,80 @@
+"""What this process may use of the machine: processor cores, the threads of its arithmetic, freed memory."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import os
+from pathlib import Path, PurePosixPath
+
+
+def available_cores(root: str | Path = "/") -> int:
+    """The cores that this process may use: by its affinity, and by the processor time of its control groups.
+
+    Args:
+        root: Where `proc` and `sys` are mounted.
+
+    Returns:
+        At least 1. A group's share of 1.5 cores counts as 2.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([cores, *(math.ceil(share) for share in _group_shares(Path(root)))]))
+
+
+def _group_shares(root: Path) -> list[float]:
+    """How many cores' time the process's control groups, and those above them, allow (cgroups(7), versions 1 and 2)."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    shares = []
+    for line in lines:
+        number, controllers, path = line.split(":", 2)
+        unified = number == "0" and not controllers
+        if not unified and "cpu" not in controllers.split(","):
+            continue
+        names = ("cpu.max",) if unified else ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+        # In a container the path may be the host's, of which only the root is mounted: the walk up ends there.
+        for mount in ("", "unified") if unified else (controllers, "cpu"):
+            for group in (PurePosixPath(path), *PurePosixPath(path).parents):
+                folder = root / "sys/fs/cgroup" / mount / str(group).lstrip("/")
+                try:
+                    quota, period = " ".join((folder / name).read_text(encoding="utf-8") for name in names).split()
+                    if quota not in ("max", "-1"):
+                        shares.append(int(quota) / int(period))
+                except (OSError, ValueError, ZeroDivisionError):
+                    continue
+    return shares
+
+
+def thread_count() -> int:
+    """Threads for arithmetic: the first number of OMP_NUM_THREADS (OpenMP 4.5, 4.2), else `available_cores`."""
+    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return int(first) if first.isdecimal() and int(first) else available_cores()
+
+
+def tune_threads() -> None:
+    """Set the environment of a command's arithmetic, where the user has not; before torch is first imported.
+
+    As many threads as `available_cores`, and such that give their core away while they wait: with a spinning wait,
+    torch crawls as soon as another program wants a core.
+    """
+    os.environ["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", "").strip() or str(available_cores())
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def keep_memory() -> None:
+    """Have the C library keep what is freed, up to 2 GiB: a network's buffers come and go with every layer.
+
+    Handed back to the system each time and mapped anew, they can cost as much as the arithmetic. For glibc (malloc's
+    `M_MMAP_THRESHOLD` and `M_TRIM_THRESHOLD`, mallopt(3)); elsewhere, or where GLIBC_TUNABLES is set, nothing changes.
+    """
+    mmap_threshold, trim_threshold = -3, -1
+    if "GLIBC_TUNABLES" in os.environ:
+        return
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    mallopt(mmap_threshold, 1 << 30)
+    mallopt(trim_threshold, (1 << 31) - 1)
