@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class PesiError(Exception):
     """A mistake of the user's or a limit of the machine's, told without a traceback.
@@ -18,6 +21,20 @@ class PesiError(Exception):
 
     def __str__(self) -> str:
         return f"{self.problem}\n  -> {self.cure}" if self.cure else self.problem
+
+
+class ChoiceError(PesiError, ValueError):
+    """A name that is none of those that exist, with these, the nearest first."""
+
+    def __init__(self, what: str, name: object, choices: Iterable[str]) -> None:
+        known = list(choices)
+        near = get_close_matches(str(name), known, n=2)
+        cure = f"Did you mean {' or '.join(near)}? " if near else ""
+        super().__init__(f"Unknown {what} {name!r}.", f"{cure}Choose one of: {', '.join(known)}.")
+
+
+class SourceError(PesiError, TypeError):
+    """Something given for an image that no image can be read from."""
 
 
 class DataError(PesiError):

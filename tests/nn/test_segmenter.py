@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from pesi.errors import ChoiceError
 from pesi.nn.models import create_model
 from pesi.nn.segmenter import DecoderBlock, PesiSegmenter, create_segmenter
 
@@ -80,7 +81,7 @@ def test_it_exports(lite):
 
 
 def test_mistakes():
-    with pytest.raises(KeyError, match="pesi_lite0"):
+    with pytest.raises(ChoiceError, match="pesi_lite0"):
         create_segmenter("pesi15")
     with pytest.raises(ValueError, match="width"):
         create_segmenter("pesi18", width=0)

@@ -5,6 +5,7 @@ Parameter names are the usual ResNet names (conv1, bn1, ..., downsample.0, downs
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -74,17 +75,23 @@ class AttendingBlock(nn.Module):
         """O = F(x), and s(x) or None where the block has no shortcut; (N, C_out, H_out, W_out)."""
         raise NotImplementedError
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C_in, H, W) -> (N, C_out, H / stride, W / stride)."""
-        return self._tail(*self.branches(x))
+    def forward(self, x: Tensor, traces: list[BlockTrace] | None = None) -> Tensor:
+        """(N, C_in, H, W) -> (N, C_out, H / stride, W / stride).
 
-    def forward_traced(self, x: Tensor) -> tuple[Tensor, BlockTrace]:
-        """As `forward`, with what the attention did."""
+        Args:
+            x: The block's input.
+            traces: Where to leave what the attention did.
+        """
         o, s = self.branches(x)
+        if traces is not None:
+            traces.append(self._trace(o, s))
+        return self._tail(o, s)
+
+    def _trace(self, o: Tensor, s: Tensor | None) -> BlockTrace:
         if self.alpha is None or s is None:
-            return self._tail(o, s), BlockTrace(None, torch.zeros(o.shape[0], device=o.device))
+            return BlockTrace(None, torch.zeros(o.shape[0], device=o.device))
         m = attention_map(o, self.form, self.temperature)
-        return self._tail(o, s), BlockTrace(m, attention_energy(m, o, s, self.alpha))
+        return BlockTrace(m, attention_energy(m, o, s, self.alpha))
 
     def _tail(self, o: Tensor, s: Tensor | None) -> Tensor:
         if s is not None and self.alpha is not None:
@@ -102,6 +109,24 @@ class AttendingBlock(nn.Module):
     def extra_repr(self) -> str:
         """The attention's form and temperature, for `print(model)`."""
         return f"attention={self.form}, temperature={self.temperature}"
+
+
+class Stage(nn.Sequential):
+    """The blocks of one stage, in order; what is appended to it runs too.
+
+    A subclass of Sequential only so that a pass can also see what leaves each block.
+    """
+
+    def forward(self, x: Tensor, run: Callable[[nn.Module, Tensor], Tensor] | None = None) -> Tensor:
+        """(N, C_in, H, W) -> (N, C_out, h, w).
+
+        Args:
+            x: The stage's input.
+            run: Gives a module's output; default the module's own call.
+        """
+        for module in self:
+            x = module(x) if run is None else run(module, x)
+        return x
 
 
 class PesiBlock(AttendingBlock):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pesi.nn.block import AttendingBlock, BlockTrace
+from pesi.nn.block import AttendingBlock, BlockTrace, Stage
 
 STAGES = (1, 2, 3, 4)
 
@@ -36,7 +36,7 @@ class PesiCNN(nn.Module):
     """The common part of all networks; a subclass gives `_stem`, the stages `layer1` .. `layer4`, and perhaps `_top`.
 
     Args:
-        num_classes: Outputs of the linear head.
+        num_classes: Outputs of the linear head; 0: no head, the network gives the pooled features.
         num_features: Channels of the last feature map.
         attention: A key of `attention.FORMS`.
         stem_channels: Channels of the stem's maps at strides 2 and (where the stem pools) 4.
@@ -47,13 +47,13 @@ class PesiCNN(nn.Module):
         self, *, num_classes: int, num_features: int, attention: str, stem_channels: tuple[int, ...], dropout: float
     ) -> None:
         super().__init__()
-        if num_classes < 1:
-            raise ValueError(f"num_classes must be at least 1, not {num_classes}.")
+        if num_classes < 0:
+            raise ValueError(f"num_classes must be at least 0, not {num_classes}.")
         self.attention = attention
         self.num_features = num_features
         self.stem_channels = stem_channels
         self.dropout = nn.Dropout(dropout)
-        self.fc = nn.Linear(num_features, num_classes)
+        self.fc: nn.Linear | nn.Identity = nn.Linear(num_features, num_classes) if num_classes else nn.Identity()
 
     def _stem(self, x: Tensor) -> list[Tensor]:
         """The stem's maps, one a resolution; the last goes into the blocks."""
@@ -72,8 +72,13 @@ class PesiCNN(nn.Module):
 
     @property
     def num_classes(self) -> int:
-        """Outputs of the head."""
-        return self.fc.out_features
+        """Outputs of the head; 0 where there is none."""
+        return self.fc.out_features if isinstance(self.fc, nn.Linear) else 0
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """`layer1` to `layer4`."""
+        return tuple(getattr(self, f"layer{stage}") for stage in STAGES)
 
     @property
     def pyramid_channels(self) -> tuple[int, ...]:
@@ -88,7 +93,12 @@ class PesiCNN(nn.Module):
 
     def blocks(self) -> dict[str, AttendingBlock]:
         """Every block by its name, from the lowest: `layer1.0`, `layer1.1`, ..."""
-        return {name: module for name, module in self.named_modules() if isinstance(module, AttendingBlock)}
+        return {
+            f"layer{number}.{index}": module
+            for number, stage in zip(STAGES, self.stages, strict=True)
+            for index, module in stage.named_children()
+            if isinstance(module, AttendingBlock)
+        }
 
     def alphas(self) -> dict[str, nn.Parameter]:
         """Every block's alpha by the block's name; blocks without attention have none."""
@@ -97,43 +107,47 @@ class PesiCNN(nn.Module):
     def forward_features(self, x: Tensor) -> Tensor:
         """Images (N, 3, H, W), H and W at least 64 -> features (N, C, H / 32, W / 32)."""
         x = self._stem(x)[-1]
-        for block in self.blocks().values():
-            x = block(x)
+        for stage in self.stages:
+            x = stage(x)
         return self._top(x)
 
     def forward_pyramid(self, x: Tensor) -> list[Tensor]:
         """Images (N, 3, H, W) -> the last map at each resolution: strides 2, 4, 8, 16, 32."""
         levels = self._stem(x)
-        x = levels[-1]
-        for block in self.blocks().values():
-            x = block(x)
-            if block.stride > 1:
+
+        def run(module: nn.Module, x: Tensor) -> Tensor:
+            x = module(x)
+            if isinstance(module, AttendingBlock) and module.stride > 1:
                 levels.append(x)
             else:
                 levels[-1] = x
+            return x
+
+        for stage in self.stages:
+            levels[-1] = stage(levels[-1], run)
         return levels
 
     def forward_head(self, features: Tensor, *, pre_logits: bool = False) -> Tensor:
-        """Features (N, C, h, w) -> logits (N, K), or the pooled features (N, C) with `pre_logits`."""
+        """Features (N, C, h, w) -> logits (N, K), or the pooled features (N, C) with `pre_logits` or without a head."""
         pooled: Tensor = self.dropout(features.mean((2, 3)))
         return pooled if pre_logits else self.classify(pooled)
 
     def classify(self, pooled: Tensor) -> Tensor:
         """Pooled features (N, C) -> logits (N, K)."""
-        logits: Tensor = self.fc(pooled.to(self.fc.weight.dtype))
+        logits: Tensor = self.fc(pooled.to(self.fc.weight.dtype) if isinstance(self.fc, nn.Linear) else pooled)
         return logits
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (N, 3, H, W), normalised as the weights want them -> logits (N, K)."""
+        """Images (N, 3, H, W), normalised as the weights want them -> logits (N, K); without a head features (N, C)."""
         return self.forward_head(self.forward_features(x))
 
     def _traced(self, x: Tensor) -> tuple[Tensor, dict[str, BlockTrace]]:
         """Features as `forward_features` gives them, and what every block's attention did."""
         x = self._stem(x)[-1]
-        traces: dict[str, BlockTrace] = {}
-        for name, block in self.blocks().items():
-            x, traces[name] = block.forward_traced(x)
-        return self._top(x), traces
+        traces: list[BlockTrace] = []
+        for stage in self.stages:
+            x = stage(x, lambda module, x: module(x, traces) if isinstance(module, AttendingBlock) else module(x))
+        return self._top(x), dict(zip(self.blocks(), traces, strict=True))
 
     def forward_attention(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Logits (N, K), and each attending block's M averaged over its channels, (N, H, W); for training on M."""
@@ -142,7 +156,13 @@ class PesiCNN(nn.Module):
         return self.forward_head(features), maps
 
     def forward_maps(self, x: Tensor) -> PesiMaps:
-        """One forward pass that also returns the class activation maps and every block's attention."""
+        """One forward pass that also returns the class activation maps and every block's attention.
+
+        Raises:
+            ValueError: The network has no head, so there is no class to map.
+        """
+        if not isinstance(self.fc, nn.Linear):
+            raise ValueError("A network without a head (num_classes=0) has no class activation maps.")
         x, traces = self._traced(x)
         cam = torch.einsum("kc,nchw->nkhw", self.fc.weight.float(), x.float())
         return PesiMaps(
@@ -158,13 +178,14 @@ class PesiCNN(nn.Module):
             energy={name: trace.energy for name, trace in traces.items()},
         )
 
-    def get_classifier(self) -> nn.Linear:
-        """The linear head."""
+    def get_classifier(self) -> nn.Linear | nn.Identity:
+        """The linear head; an identity where there is none."""
         return self.fc
 
     def reset_classifier(self, num_classes: int) -> None:
-        """Give the network a new linear head with `num_classes` outputs."""
-        self.fc = nn.Linear(self.num_features, num_classes).to(self.fc.weight)
+        """Give the network a new linear head with `num_classes` outputs; 0 takes the head away."""
+        like = self.fc.weight if isinstance(self.fc, nn.Linear) else next(self.parameters())
+        self.fc = nn.Linear(self.num_features, num_classes).to(like) if num_classes else nn.Identity()
 
 
 def attending_stages(stages: tuple[int, ...] | list[int]) -> frozenset[int]:

