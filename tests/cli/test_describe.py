@@ -107,3 +107,15 @@ def test_refused_images_are_named_and_the_rest_is_done(mole, tmp_path):
     assert "1 descriptions in" in told.stderr
     results = json.loads((tmp_path / "d.json").read_text())
     assert [("refused" in result) for result in results] == [True, False]
+
+
+def test_sizes_are_in_pixels_of_the_file_also_where_it_is_read_smaller(mole, tmp_path, monkeypatch):
+    image, mask = mole
+    arguments = (image, "--mask", mask, "--no-attention", "--pixels-per-mm", 20, "--out")
+    run(*arguments, tmp_path / "whole.json")
+    monkeypatch.setattr("pesi.images.decode.FULL_PIXELS", 320 * 240 // 4)
+    run(*arguments, tmp_path / "reduced.json")
+    whole, reduced = (json.loads((tmp_path / f"{name}.json").read_text())[0]["size"] for name in ("whole", "reduced"))
+    assert whole["diameter_px"] == pytest.approx(101, abs=2)
+    for name in ("diameter_px", "area_px", "diameter_mm", "area_mm2", "area_share"):
+        assert reduced[name] == pytest.approx(whole[name], rel=0.03)

@@ -160,3 +160,20 @@ def test_mistakes(trained, data, tmp_path, monkeypatch):
         run("segment", tmp_path / "two" / "a", "--out", tmp_path / "o")
     assert not (tmp_path / "o").exists()
     assert not (tmp_path / "r").exists()
+
+
+def test_the_mask_of_a_huge_picture_has_its_size(trained, data, tmp_path, monkeypatch):
+    """Read at a quarter of its size: the mask is the whole one's to a few pixels of its border."""
+    picture = next((data / "images" / "val").iterdir())
+    Image.open(picture).resize((641, 480)).save(tmp_path / "large.png")
+    arguments = (tmp_path / "large.png", "--bundle", trained[0] / "bundle", "--overlay", "--out")
+    run("segment", *arguments, tmp_path / "whole")
+    monkeypatch.setattr("pesi.images.decode.FULL_PIXELS", 160 * 200)
+    run("segment", *arguments, tmp_path / "reduced")
+    whole, reduced = (
+        np.asarray(Image.open(tmp_path / name / "large_segmentation.png")) for name in ("whole", "reduced")
+    )
+    assert whole.shape == reduced.shape == (480, 641)
+    assert set(np.unique(reduced)) <= {0, 255}
+    assert np.mean(whole != reduced) < 0.03
+    assert Image.open(tmp_path / "reduced" / "large_outline.png").size == (161, 120)

@@ -155,3 +155,11 @@ def test_the_official_scorer_agrees(records, tmp_path):
     assert set(official) == set(ours) - {"thresholded_jaccard"}
     for name, value in official.items():
         assert ours[name][0] == pytest.approx(value)
+
+
+def test_pictures_that_are_read_smaller_are_scored_in_their_files_geometry(records, monkeypatch):
+    whole = evaluate_segmenter(Found(), records, replicates=20).per_image
+    monkeypatch.setattr("pesi.images.decode.FULL_PIXELS", 32 * 32)
+    reduced = evaluate_segmenter(Found(), records, replicates=20).per_image
+    np.testing.assert_array_equal(reduced["area"], whole["area"])
+    np.testing.assert_allclose(reduced["jaccard"], whole["jaccard"], atol=0.06)

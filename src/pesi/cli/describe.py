@@ -59,7 +59,7 @@ def describe(
     from pesi.explain.description import describe_lesion
     from pesi.explain.description_picture import description_png
     from pesi.files import whole_file, write_json
-    from pesi.images.decode import decode_image
+    from pesi.images.decode import decode_image, image_size
 
     if mm_per_pixel is not None and pixels_per_mm is not None:
         raise typer.BadParameter("Give the scale once: --mm-per-pixel or --pixels-per-mm.")
@@ -88,7 +88,8 @@ def describe(
                 bar.update()
                 continue
             shares = _attention(classifier, image, lesion)
-            described = describe_lesion(image, lesion, mm_per_pixel=mm_per_pixel, attention=shares)
+            pixel = image_size(path)[0] / image.shape[1]
+            described = describe_lesion(image, lesion, mm_per_pixel=mm_per_pixel, pixel=pixel, attention=shares)
             results.append({"image": image_id, "path": str(path), "mask": find.name, **described.to_dict()})
             if picture is not None:
                 png = description_png(image, _mask(lesion), described, title=path.name)
@@ -124,15 +125,11 @@ class _Finder:
             self.name = self._segmenter.bundle_id
 
     def __call__(self, image: Image, path: Path) -> LesionMask | Mask:
-        import numpy as np
-
-        from pesi.images.masks import read_mask
-        from pesi.images.transforms import resize
+        from pesi.images.masks import mask_of_size, read_mask
 
         if self._segmenter is not None:
             return self._segmenter.segment(image)
-        mask = np.where(read_mask(str(self._mask), path), np.uint8(255), np.uint8(0))
-        return np.asarray(resize(mask, image.shape[0], image.shape[1]) > 127)
+        return mask_of_size(read_mask(str(self._mask), path), *image.shape[:2])
 
 
 def _mask(lesion: LesionMask | Mask) -> Mask:

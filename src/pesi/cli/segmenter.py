@@ -159,7 +159,8 @@ def segment(
     import numpy as np
 
     from pesi.explain.outline import outlined
-    from pesi.images.decode import decode_image
+    from pesi.images.decode import decode_image, image_size
+    from pesi.images.masks import mask_of_size
 
     paths = image_files(inputs)
     segmenter = _open(bundle, device)
@@ -174,7 +175,9 @@ def segment(
                 bar.write(f"pesi: refused {path}: {error.problem}\n  -> {error.cure}", file=sys.stderr)
                 continue
             lesion = segmenter.segment(image)
-            _write_png(out / f"{image_id}_segmentation.png", np.where(lesion.mask, np.uint8(255), np.uint8(0)))
+            width, height = image_size(path)
+            mask = mask_of_size(lesion.mask, height, width)
+            _write_png(out / f"{image_id}_segmentation.png", np.where(mask, np.uint8(255), np.uint8(0)))
             if overlay:
                 _write_png(out / f"{image_id}_outline.png", outlined(image, lesion.mask))
             missed += not lesion.found

@@ -12,8 +12,8 @@ import pandas as pd
 
 from pesi.errors import DataError
 from pesi.files import write_json, write_text
-from pesi.images.decode import decode_image
-from pesi.images.masks import Mask, mask_of_another_size, read_mask
+from pesi.images.decode import decode_image, image_size
+from pesi.images.masks import Mask, mask_of_another_size, mask_of_size, read_mask
 from pesi.predict.segmenter import LesionSegmenter
 from pesi.stats.intervals import mean_interval
 
@@ -135,12 +135,12 @@ def evaluate_segmenter(
     rows: list[dict[str, Any]] = []
     for image_id, path, mask_path in zip(masked["image_id"], masked["path"], masked["mask_path"], strict=True):
         image, truth = decode_image(path), read_mask(mask_path, path)
-        if truth.shape != image.shape[:2]:
-            raise mask_of_another_size(mask_path, truth.shape[::-1], image.shape[1::-1])
+        if truth.shape[::-1] != (size := image_size(path)):
+            raise mask_of_another_size(mask_path, truth.shape[::-1], size)
         lesion = segmenter.segment(image)
         rows.append(
             {"image_id": image_id}
-            | asdict(mask_scores(lesion.mask, truth))
+            | asdict(mask_scores(mask_of_size(lesion.mask, *truth.shape), truth))
             | {
                 "area": float(truth.mean()),
                 "predicted_area": lesion.area,

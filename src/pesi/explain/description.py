@@ -204,6 +204,7 @@ def describe_lesion(
     lesion: LesionMask | Mask,
     *,
     mm_per_pixel: float | None = None,
+    pixel: float = 1.0,
     attention: Mapping[str, float] | None = None,
 ) -> LesionDescription:
     """Describe the lesion of one image.
@@ -211,7 +212,8 @@ def describe_lesion(
     Args:
         image: uint8 sRGB, (H, W, 3), its aspect as photographed: a squeezed picture has other shapes.
         lesion: The segmenter's answer, or a mask (H, W) of which the largest region counts.
-        mm_per_pixel: Side of a pixel in millimetres, where the scale is known.
+        mm_per_pixel: Side of a pixel of the file in millimetres, where the scale is known.
+        pixel: Side of a pixel of `image` in pixels of the file: above 1 where it was reduced when it was read.
         attention: Shares of the network's maps inside the lesion (`attention_shares`), shown beside.
 
     Raises:
@@ -240,8 +242,8 @@ def describe_lesion(
         measure_asymmetry(patch),
         measure_border(patch),
         measure_colours(patch),
-        feret_diameter(mask)[0],
-        float(mask.sum()),
+        pixel * feret_diameter(mask)[0],
+        pixel**2 * float(mask.sum()),
         float(mask.mean()),
         mm_per_pixel,
         dict(attention or {}),

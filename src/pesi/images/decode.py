@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -23,8 +22,20 @@ from PIL import (
 )
 
 from pesi.errors import ImageError
+from pesi.images.containers import (
+    check_segments,
+    damaged,
+    icc_profile,
+    png_exif,
+    read_at,
+    tiff_directory,
+    webp_size,
+    whole_profile,
+)
 
 MAX_PIXELS = 100_000_000
+FULL_PIXELS = 1 << 24  # 16.8 million; larger pictures are halved until they are below
+_MAX_WEBP_PIXELS = MAX_PIXELS // 2  # its decoder keeps several copies
 _MAX_BYTES = 2 << 30  # 100 million pixels of 16-bit RGB with alpha are 0.8 GB
 
 # The classes themselves, not Image.open(): that one obeys a process-wide pixel limit which anybody may have changed.
@@ -73,16 +84,21 @@ def decode_image(
 
     - Formats: JPEG, PNG, TIFF, BMP, WebP, told by the file's first bytes; the name's ending plays no part.
     - The size is read from the header and held to `max_pixels` before a pixel is decoded.
+    - Above `FULL_PIXELS` both sides are halved, and again, until the picture is below: a JPEG while it is decoded,
+      others by the mean of 2 x 2 pixels after. `image_size` tells the file's own size. So a JPEG of `MAX_PIXELS` takes
+      0.1 GB of memory beside its file (a progressive one up to 0.6 GB), other formats at most 0.9 GB.
     - Truncated and damaged files are refused.
     - The EXIF orientation (values 2 to 8) is applied; an EXIF block that cannot be parsed is refused.
-    - An embedded ICC profile is converted to sRGB (relative colorimetric). A damaged profile, or one of another colour
-      space, is refused. Without a profile the pixels are taken as sRGB, as every browser does; PNG's gAMA and cHRM
-      chunks are not read. A profile within one level of sRGB leaves the pixels as they are.
+    - An embedded ICC profile is converted to sRGB (relative colorimetric). A damaged profile, one that is not all there
+      or in another file (BMP), or of another colour space, is refused. Without a profile the pixels are taken as sRGB,
+      as every browser does; PNG's gAMA and cHRM chunks and BMP's end points are not read. A profile within one level
+      of sRGB leaves the pixels as they are.
     - Palettes are converted. Alpha is dropped where it is fully opaque and refused otherwise.
     - Gray, CMYK, LAB and other modes are refused: colour carries the diagnosis, and none of them is a dermoscope's.
     - 16 bits a sample are refused: files of 10 and 12 bits in 16 exist, and which they are cannot be told.
     - More than one frame or page is refused. A JPEG with further pictures behind the first (phones' MPO and gain
       maps) gives the first, which the standard (CIPA DC-007) makes the representative one.
+    - A JPEG or PNG of thousands of small parts is refused: they take minutes to read, and no camera writes them.
 
     Args:
         source: A path, or the file's bytes.
@@ -101,22 +117,35 @@ def decode_image(
     if min_side is not None and min_side < 1:
         raise ValueError(f"min_side must be at least 1, got {min_side}")
     name = _name(source)
-    with _opened(source, max_pixels) as (image, kind):
+    with _opened(source, max_pixels) as (image, kind, file):
         _refuse_by_header(image, kind, name)
-        if min_side is not None and isinstance(image, JpegImagePlugin.JpegImageFile):
-            image.draft("RGB", (2 * min_side, 2 * min_side))
+        if isinstance(image, JpegImagePlugin.JpegImageFile):
+            width, height = image.size
+            factor = max(_reduction(width, height), min(width, height) // (2 * min_side) if min_side else 1)
+            if factor > 1:
+                image.draft("RGB", (max(1, width // factor), max(1, height // factor)))
         _load(image, name)
         rgb = _opaque_rgb(image, name)
-        profile = image.info.get("icc_profile")
-        if color_managed and profile:
-            _apply_profile(rgb, profile, name)
+        if (factor := _reduction(*rgb.size)) > 1:
+            rgb = rgb.reduce(factor)
+        profile = icc_profile(image, kind, file, name) if color_managed else None
+        if profile is not None:
+            rgb = _in_srgb(rgb, profile, name)
         return np.array(_upright(rgb, image, kind, name), dtype=np.uint8)
+
+
+def _reduction(width: int, height: int) -> int:
+    """By what power of two both sides are divided, so that at most `FULL_PIXELS` are left."""
+    factor = 1
+    while width * height > FULL_PIXELS * factor**2:
+        factor *= 2
+    return factor
 
 
 def decode_mask(source: str | Path | bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Decode a lesion mask: any of the formats above; 1-bit, gray, palette, or RGB with equal channels.
 
-    Values above 127 are lesion; in a file that holds only 0 and 1, the ones.
+    Values above 127 are lesion; in a file that holds only 0 and 1, the ones. A mask keeps its size, however large.
 
     Returns:
         bool array (H, W).
@@ -125,14 +154,14 @@ def decode_mask(source: str | Path | bytes, *, max_pixels: int = MAX_PIXELS) -> 
         ImageError: The file cannot be read, or is no mask (coloured, 16-bit, partly transparent).
     """
     name = _name(source)
-    with _opened(source, max_pixels) as (image, kind):
+    with _opened(source, max_pixels) as (image, kind, _):
         _load(image, name)
         if image.mode in ("1", "L") and "transparency" not in image.info:
             values = np.asarray(_upright(image.convert("L"), image, kind, name))
         elif image.mode in ("1", "L", "LA", "P", "PA", "RGB", "RGBA"):
-            rgb = np.asarray(_upright(_opaque_rgb(image, name), image, kind, name))
-            values = rgb[..., 0]
-            if not (rgb == values[..., None]).all():
+            bands = [np.asarray(band) for band in _upright(_opaque_rgb(image, name), image, kind, name).split()]
+            values = bands[0]
+            if not all(np.array_equal(values, band) for band in bands[1:]):
                 raise ImageError(f"{name} is coloured, so it is no mask.", "Save the mask as black and white PNG.")
         else:
             raise ImageError(f"{name} is no mask (its mode is {image.mode}).", "Save the mask as black and white PNG.")
@@ -145,7 +174,7 @@ def image_size(source: str | Path | bytes, *, max_pixels: int = MAX_PIXELS) -> t
     Raises:
         ImageError: The header cannot be read or is over `max_pixels`; the pixels behind it may still be damaged.
     """
-    with _opened(source, max_pixels) as (image, kind):
+    with _opened(source, max_pixels) as (image, kind, _):
         width, height = image.size
         if isinstance(image, TiffImagePlugin.TiffImageFile):  # Pillow turns some of them itself, by version
             width, height = int(image.tag_v2[256]), int(image.tag_v2[257])
@@ -158,14 +187,16 @@ def _name(source: str | Path | bytes) -> str:
 
 
 @contextmanager
-def _opened(source: str | Path | bytes, max_pixels: int) -> Iterator[tuple[ImageFile.ImageFile, str]]:
-    """The image behind its checked header, and its format's name."""
+def _opened(source: str | Path | bytes, max_pixels: int) -> Iterator[tuple[ImageFile.ImageFile, str, IO[bytes]]]:
+    """The image behind its checked header, its format's name, and its file."""
     name = _name(source)
     with _file(source, name) as file:
         kind = _format(file, name)
         if kind == "WebP":  # Pillow's class makes room for the picture before anybody can ask for its size
-            _check_size(*_webp_size(file, name), max_pixels, name)
-        exif = _png_exif(file) if kind == "PNG" else None
+            _check_size(*webp_size(file, name), min(max_pixels, _MAX_WEBP_PIXELS), name)
+        if kind == "JPEG":
+            check_segments(read_at(file, name, 0, -1), name)
+        exif = png_exif(file, name) if kind == "PNG" else None
         file.seek(0)
         try:
             image = _FORMATS[kind](file)
@@ -175,21 +206,28 @@ def _opened(source: str | Path | bytes, max_pixels: int) -> Iterator[tuple[Image
         except ImageError:
             raise
         except Exception as error:  # a damaged header raises nearly anything: SyntaxError, struct.error, KeyError ...
-            raise _damaged(name, f"its {kind} header cannot be read", error) from error
+            raise damaged(name, f"its {kind} header cannot be read", error) from error
         with image:
             _check_size(*image.size, max_pixels, name)
             if exif is not None:
                 image.info["exif"] = exif
-            try:
-                frames = int(getattr(image, "n_frames", 1))
-            except Exception as error:
-                raise _damaged(name, "its pages cannot be counted", error) from error
-            if frames != 1 or getattr(image, "is_animated", False):
-                raise ImageError(
-                    f"{name} is animated or has several pages ({frames} of them).",
-                    "Save the one that counts by itself.",
-                )
-            yield image, kind
+            _check_frames(image, file, name)
+            yield image, kind, file
+
+
+def _check_frames(image: ImageFile.ImageFile, file: IO[bytes], name: str) -> None:
+    if isinstance(image, TiffImagePlugin.TiffImageFile):  # Pillow would walk over all pages to count them
+        place = file.tell()
+        count, many = "", tiff_directory(file, name)[1]
+        file.seek(place)
+    else:
+        try:
+            frames = int(getattr(image, "n_frames", 1))
+        except Exception as error:
+            raise damaged(name, "its pages cannot be counted", error) from error
+        count, many = f" ({frames} of them)", frames != 1 or getattr(image, "is_animated", False)
+    if many:
+        raise ImageError(f"{name} is animated or has several pages{count}.", "Save the one that counts by itself.")
 
 
 @contextmanager
@@ -219,7 +257,7 @@ def _file(source: str | Path | bytes, name: str) -> Iterator[IO[bytes]]:
 
 def _format(file: IO[bytes], name: str) -> str:
     """The format's name by its signature."""
-    head = _read(file, name, 0, 132)
+    head = read_at(file, name, 0, 132)
     if head.startswith(b"\xff\xd8\xff"):
         return "JPEG"
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -236,16 +274,6 @@ def _format(file: IO[bytes], name: str) -> str:
     raise ImageError(f"{name} is {known}, whatever its name says.", f"Only these are read: {_ALLOWED}.")
 
 
-def _read(file: IO[bytes], name: str, at: int, count: int) -> bytes:
-    try:
-        file.seek(at)
-        return file.read(count)
-    except OSError as error:
-        raise ImageError(
-            f"{name} cannot be read: {error.strerror or error}.", "Check the disk; copy it again."
-        ) from error
-
-
 def _check_size(width: int, height: int, max_pixels: int, name: str) -> None:
     if width < 1 or height < 1:
         raise ImageError(f"{name} has no pixels ({width} x {height}).", "Copy or download it again.")
@@ -254,34 +282,6 @@ def _check_size(width: int, height: int, max_pixels: int, name: str) -> None:
             f"{name} would unpack to {width} x {height} pixels, over the limit of {max_pixels:,}.",
             "A larger image than any dermoscope's may be an attack. If it is none, make it smaller first.",
         )
-
-
-def _webp_size(file: IO[bytes], name: str) -> tuple[int, int]:
-    """Canvas size by the WebP container specification (RFC 9649)."""
-    head = _read(file, name, 0, 30)
-    if len(head) == 30:
-        if head[12:16] == b"VP8X":
-            return 1 + int.from_bytes(head[24:27], "little"), 1 + int.from_bytes(head[27:30], "little")
-        if head[12:16] == b"VP8L":
-            bits = int.from_bytes(head[21:25], "little")
-            return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
-        if head[12:16] == b"VP8 ":
-            width, height = struct.unpack("<HH", head[26:30])
-            return width & 0x3FFF, height & 0x3FFF
-    raise _damaged(name, "its WebP header cannot be read")
-
-
-def _png_exif(file: IO[bytes]) -> bytes | None:
-    """A PNG's eXIf chunk, which may stand behind the pixels, where Pillow finds it only by decoding them."""
-    file.seek(8)
-    while len(head := file.read(8)) == 8:
-        length, kind = struct.unpack(">I4s", head)
-        if kind == b"eXIf":
-            return file.read(length)
-        if kind == b"IEND":
-            return None
-        file.seek(length + 4, io.SEEK_CUR)
-    return None
 
 
 def _refuse_by_header(image: ImageFile.ImageFile, kind: str, name: str) -> None:
@@ -311,30 +311,30 @@ def _load(image: ImageFile.ImageFile, name: str) -> None:
     try:
         image.load()
     except Exception as error:  # the decoders raise nearly anything on damaged files
-        raise _damaged(name, "it is truncated or damaged", error) from error
+        raise damaged(name, "it is truncated or damaged", error) from error
 
 
 def _opaque_rgb(image: Image.Image, name: str) -> Image.Image:
-    """The loaded image in RGB; a copy, so that it may be changed in place."""
+    """The loaded image in RGB."""
     try:
         if image.mode in ("RGBA", "PA", "LA") or "transparency" in image.info:
-            alpha = image.convert("RGBA").getchannel("A").getextrema()
+            own = image.mode != "P" and "transparency" not in image.info
+            alpha = (image if own else image.convert("RGBA")).getchannel("A").getextrema()
             if alpha != (255, 255):
                 raise ImageError(
                     f"{name} is partly transparent: what is behind it cannot be told.",
                     "Save it without transparency.",
                 )
-        return image.convert("RGB") if image.mode != "RGB" else image.copy()
+        return image.convert("RGB") if image.mode != "RGB" else image
     except (ValueError, KeyError, OSError, SyntaxError) as error:
-        raise _damaged(name, f"its pixels ({image.mode}) cannot be converted", error) from error
+        raise damaged(name, f"its pixels ({image.mode}) cannot be converted", error) from error
 
 
-def _apply_profile(rgb: Image.Image, profile: bytes, name: str) -> None:
-    """Convert in place from an ICC profile to sRGB."""
+def _in_srgb(rgb: Image.Image, profile: bytes, name: str) -> Image.Image:
+    """Convert from an ICC profile to sRGB."""
     try:
         transform = _to_srgb(profile)
-        if transform is not None:
-            ImageCms.applyTransform(rgb, transform, inPlace=True)
+        return rgb if transform is None else cast(Image.Image, ImageCms.applyTransform(rgb, transform))
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError) as error:
         raise ImageError(
             f"{name} has an ICC colour profile that cannot be used: {error}.",
@@ -345,6 +345,8 @@ def _apply_profile(rgb: Image.Image, profile: bytes, name: str) -> None:
 @lru_cache(maxsize=16)
 def _to_srgb(profile: bytes) -> ImageCms.ImageCmsTransform | None:
     """The transform from an ICC profile to sRGB; None where it would change no channel by more than one level."""
+    if not whole_profile(profile):
+        raise ValueError("it is damaged, or not all of it is there")
     opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
     space = opened.profile.xcolor_space.strip()
     if space != "RGB":
@@ -383,8 +385,3 @@ def _upright(pixels: Image.Image, image: ImageFile.ImageFile, kind: str, name: s
     """`pixels` of the loaded `image`, turned; a TIFF that Pillow has turned itself no longer has the tag."""
     turn = _TURNS.get(_orientation(image, kind, name))
     return pixels if turn is None else pixels.transpose(turn)
-
-
-def _damaged(name: str, what: str, error: Exception | None = None) -> ImageError:
-    reason = f" ({error})" if error is not None and str(error) else ""
-    return ImageError(f"{name} is unreadable: {what}{reason}.", "Copy or download it again; open it in a viewer.")

@@ -100,6 +100,13 @@ def augment_pair(image: Image, mask: Image, draw: Draw, size: int) -> tuple[Imag
     return augment(image, draw, size), np.asarray(warped > LESION_ABOVE)
 
 
+def mask_of_size(mask: Mask, height: int, width: int) -> Mask:
+    """A mask (H, W) brought to another size of its picture: the file's own, where that was reduced when it was read."""
+    if mask.shape == (height, width):
+        return mask
+    return np.asarray(resize(np.where(mask, np.uint8(255), np.uint8(0)), height, width) > LESION_ABOVE)
+
+
 def resize_mask(mask: Image, size: int) -> Mask:
     """A gray mask (S, S) uint8 -> (size, size) booleans."""
     return np.asarray(resize(mask, size, size) > LESION_ABOVE)
