@@ -4,9 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from benchmarks.conftest import BENCHMARKS
 
 
+@pytest.mark.slow  # a minute or two
 def test_every_benchmark_script_runs(tmp_path: Path) -> None:
     out = tmp_path / "quick"
     command = [sys.executable, str(BENCHMARKS / "quick.py"), "--out", str(out)]

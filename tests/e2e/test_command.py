@@ -6,12 +6,14 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from conftest import TINY, write_spots
+from pesi.cli.app import main
 
 
 def pesi(*arguments: object, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -25,6 +27,25 @@ def pesi(*arguments: object, cwd: Path | None = None, **environment: str) -> sub
     )
 
 
+@pytest.fixture
+def here(monkeypatch, capsys, tmp_path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """The command's own main function in this process and a folder of its own: no new start of Python and torch."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "100")
+    for name in ("tune_threads", "keep_memory"):  # they set up a whole process
+        monkeypatch.setattr(f"pesi.cli.app.{name}", lambda: None)
+
+    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setattr(sys, "argv", ["pesi", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        status = stopped.value.code
+        return subprocess.CompletedProcess(sys.argv, int(status or 0), *capsys.readouterr())
+
+    return run
+
+
 @pytest.fixture(scope="module")
 def spots_csv(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("spots")
@@ -33,13 +54,13 @@ def spots_csv(tmp_path_factory) -> Path:
     return folder / "spots.csv"
 
 
-def test_help_shows_examples():
+def test_help_shows_examples(here):
     done = pesi("--help")
     assert done.returncode == 0
     for verb in ("train", "predict", "evaluate", "compare", "explain", "data", "recipes", "demo"):
         assert verb in done.stdout
-        assert "Example" in pesi(verb, "--help").stdout or verb == "data"
-    assert "pesi-cnn" in pesi("--version").stdout
+        assert "Example" in here(verb, "--help").stdout or verb == "data"
+    assert "pesi-cnn" in here("--version").stdout
 
 
 def test_train_evaluate_compare_explain(spots_csv, tmp_path):
@@ -147,24 +168,32 @@ def test_predict_formats_and_exit_statuses(spots_csv, tiny_run, tmp_path):
         (("recipes", "pesi1"), "Unknown recipe"),
     ],
 )
-def test_mistakes_give_a_message_and_status_2(arguments, message, tmp_path):
-    done = pesi(*arguments, cwd=tmp_path)
+def test_mistakes_give_a_message_and_status_2(arguments, message, here, tmp_path):
+    done = here(*arguments)
     assert done.returncode == 2
     assert message in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
-def test_recipes_are_listed_and_printed():
-    assert "paper-pesi14" in pesi("recipes").stdout
-    assert 'name = "pesi50"' in pesi("recipes", "pesi50").stdout
+def test_a_mistake_ends_the_process_with_status_2(tmp_path):
+    done = pesi("train", "pesi50", "--data", "nowhere", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "nowhere" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_a_bad_label_is_named(spots_csv, tmp_path):
+def test_recipes_are_listed_and_printed(here):
+    assert "paper-pesi14" in here("recipes").stdout
+    assert 'name = "pesi50"' in here("recipes", "pesi50").stdout
+
+
+def test_a_bad_label_is_named(spots_csv, here, tmp_path):
     frame = pd.read_csv(spots_csv)
     frame.loc[3, "diagnosis"] = "BCC"
     frame.to_csv(tmp_path / "bad.csv", index=False)
-    done = pesi("train", "pesi50", "--data", tmp_path / "bad.csv", "--out", tmp_path / "run")
+    done = here("train", "pesi50", "--data", tmp_path / "bad.csv", "--out", tmp_path / "run")
     assert done.returncode == 2
     assert "train_003" in done.stderr
     assert "BCC" in done.stderr
