@@ -7,7 +7,8 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt requirements-scoring.txt | cksum | cut -d' ' -f1)
 JOBS ?= $(shell env -u OMP_NUM_THREADS nproc)
 # One thread a worker: more threads than cores collapse.
-PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses $(JOBS) --dist worksteal
+# What takes more than 5 s is told at the end: it may want the mark `slow`.
+PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses $(JOBS) --dist worksteal --durations=20 --durations-min=5
 COVERED := --cov --cov-report=term --cov-fail-under=90
 
 .PHONY: setup demo test test-all test-slow check benchmark-quick clean help
