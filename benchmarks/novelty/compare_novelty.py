@@ -83,6 +83,7 @@ def main() -> None:
     names = np.array([name for name, family in families.items() for _ in family])
 
     head = classifier.network.get_classifier()
+    assert isinstance(head, torch.nn.Linear)
     weight, bias = (p.detach().numpy().astype(np.float64) for p in (head.weight, head.bias))
     classes = np.unique(rows["train"]["diagnosis"].to_numpy(str), return_inverse=True)[1].astype(np.int64)
     dermoscopy = [out["val"], out["ham10000"]]

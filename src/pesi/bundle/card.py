@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pesi.bundle.config import BundleConfig, read_config
-from pesi.bundle.files import WEIGHTS, Measured, write_bundle
+from pesi.bundle.config import BundleConfig, read_config, save_bundle
+from pesi.bundle.files import CARD, WEIGHTS, Measured, front_matter, write_bundle
+from pesi.bundle.hub import AUDIT
+from pesi.decide.novelty import NoveltyStatistics
+from pesi.files import write_text
 from pesi.images.views import VIEWS
+from pesi.nn.cnn import PesiCNN
 
 
 def card_header(config: BundleConfig) -> list[str]:
     """The lines that every card begins with, the first of them for the Hugging Face hub."""
     return [
-        "---",
-        "library_name: pesi-cnn",
-        "pipeline_tag: image-classification",
-        "tags: [dermoscopy, skin-lesion]",
-        "---",
+        *front_matter(pipeline="image-classification", licence=config.licence),
         "",
         f"# {config.name}",
         "",
@@ -68,3 +68,33 @@ def keep_measured(folder: str | Path, measured: Measured) -> BundleConfig:
     config = read_config(folder).model_copy(update={"measured": measured})
     write_bundle(folder, config, (Path(folder) / WEIGHTS).read_bytes(), card=model_card(config))
     return config
+
+
+def resave_bundle(
+    folder: str | Path,
+    config: BundleConfig,
+    network: PesiCNN,
+    *,
+    novelty: NoveltyStatistics | None,
+    opened_from: str | Path | None,
+) -> BundleConfig:
+    """Write a bundle that was opened: in float16 where that loses nothing, with its own card where nothing changed.
+
+    Args:
+        folder: Where it is written.
+        config, network, novelty: The bundle as it is now.
+        opened_from: Its folder, with its card and what an audit of it measured.
+
+    Raises:
+        StorageError: The system refused to write.
+    """
+    beside: dict[str, str] = {}
+    if opened_from is not None:
+        files = [path for name in (CARD, AUDIT) if (path := Path(opened_from) / name).is_file()]
+        beside = {path.name: path.read_text(encoding="utf-8") for path in files}
+    tensors = [tensor for tensor in network.state_dict().values() if tensor.is_floating_point()]
+    half = all(bool((tensor.half().to(tensor) == tensor).all()) for tensor in tensors)
+    written = save_bundle(folder, config, network, card=model_card(config), half=half, novelty=novelty)
+    for name, text in (beside if written == config else {}).items():
+        write_text(Path(folder) / name, text)
+    return written

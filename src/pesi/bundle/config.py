@@ -130,6 +130,20 @@ class BundleConfig(_Part):
         digest = hashlib.sha256(self.model_dump_json(include=fields).encode()).hexdigest()
         return f"{self.bundle_id}+{digest[:8]}"
 
+    @property
+    def summary(self) -> str:
+        """What it is, in a line."""
+        looks = " and ".join(self.preprocess.regions)
+        return (
+            f"{self.bundle_id}: {self.network.name}, {self.preprocess.size} px, looks at the {looks}, "
+            f"views {self.views}, tells {', '.join(self.outputs)}"
+        )
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.summary}>"
+
+    __str__ = __repr__
+
     def to_task(self) -> Task:
         """The task whose classes the network was trained for."""
         classes = tuple(TaskClass(name, diagnoses) for name, diagnoses in self.task.classes)

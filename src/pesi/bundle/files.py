@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,6 +18,9 @@ from pesi.errors import BundleError
 from pesi.files import remove_file, whole_file, write_text
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+
+# Of the hub's names for licences (hf.co/docs/hub/repositories-licenses), those that networks and images come under.
+_HUB_LICENCES = ("apache-2.0", "mit", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0")
 
 Config = TypeVar("Config", bound=BaseModel)
 
@@ -45,6 +48,29 @@ class Measured(BaseModel):
         )
 
 
+def front_matter(*, pipeline: str, licence: str) -> list[str]:
+    """The lines that a card begins with, for the Hugging Face hub.
+
+    Args:
+        pipeline: What the hub calls the kind of task.
+        licence: In words, its name first: "Apache-2.0: trained on ..."; "" leaves it out.
+    """
+    name = licence.split(":")[0].strip()
+    stated = []
+    if name.lower() in _HUB_LICENCES:
+        stated = [f"license: {name.lower()}"]
+    elif name:
+        stated = ["license: other", f"license_name: {re.sub('[^a-z0-9.]+', '-', name.lower()).strip('-')}"]
+    return [
+        "---",
+        *stated,
+        "library_name: pesi-cnn",
+        f"pipeline_tag: {pipeline}",
+        "tags: [dermoscopy, skin-lesion]",
+        "---",
+    ]
+
+
 def packed_weights(tensors: Mapping[str, Tensor]) -> tuple[bytes, str]:
     """Tensors as the bytes of a .safetensors file, and their SHA-256."""
     data: bytes = save({name: tensor.contiguous() for name, tensor in tensors.items()})
@@ -69,15 +95,6 @@ def write_bundle(folder: str | Path, config: BaseModel, weights: bytes, *, card:
         temporary.write_bytes(weights)
     write_text(folder / CARD, card)
     write_text(folder / CONFIG, config.model_dump_json(indent=2) + "\n")
-
-
-def named_bundle(path_or_name: str | Path) -> Path:
-    """A bundle's folder, or where there is none of that name, the one of that name that comes with the package."""
-    folder = Path(path_or_name)
-    if (folder / CONFIG).is_file() or folder.name != str(path_or_name):
-        return folder
-    shipped = Path(str(files("pesi") / "bundles")) / folder.name
-    return shipped if (shipped / CONFIG).is_file() else folder
 
 
 def bundle_kind(folder: str | Path) -> str:

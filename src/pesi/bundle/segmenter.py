@@ -11,6 +11,7 @@ from torch import Tensor
 from pesi.bundle.files import (
     WEIGHTS,
     Measured,
+    front_matter,
     packed_weights,
     read_bundle_config,
     read_bundle_weights,
@@ -149,11 +150,7 @@ def segmenter_card(config: SegmenterConfig) -> str:
     """A segmenter's `README.md`, with the header that the Hugging Face hub reads."""
     preprocess = config.preprocess
     lines = [
-        "---",
-        "library_name: pesi-cnn",
-        "pipeline_tag: image-segmentation",
-        "tags: [dermoscopy, skin-lesion]",
-        "---",
+        *front_matter(pipeline="image-segmentation", licence=""),
         "",
         f"# {config.name}",
         "",

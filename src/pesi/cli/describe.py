@@ -110,7 +110,7 @@ class _Finder:
     """Gives an image's lesion: from the user's mask, or by the segmenter. `name` says which."""
 
     def __init__(self, mask: Path | None, segmenter: str | None, device: str | None) -> None:
-        from pesi.bundle.files import named_bundle
+        from pesi.bundle.installed import named_bundle
         from pesi.predict.segmenter import LesionSegmenter, shipped_segmenter
 
         self._mask = mask

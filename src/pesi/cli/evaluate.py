@@ -162,8 +162,8 @@ def predict_table(classifier: Classifier, records: pd.DataFrame, views: str | No
     """
     from tqdm import tqdm
 
-    from pesi.predict.classifier import probability_table
     from pesi.predict.prediction import Refusal
+    from pesi.predict.predictions import probability_table
 
     results = []
     with tqdm(total=len(records), unit="image", desc="predicting", disable=not show, leave=False) as bar:

@@ -202,7 +202,7 @@ def _records(data: str, dataset: str | None, split: str) -> pd.DataFrame:
 
 
 def _open(bundle: str | None, device: str | None) -> LesionSegmenter:
-    from pesi.bundle.files import named_bundle
+    from pesi.bundle.installed import named_bundle
     from pesi.predict.segmenter import LesionSegmenter, shipped_segmenter
 
     return LesionSegmenter.load(named_bundle(bundle), device=device) if bundle else shipped_segmenter(device=device)

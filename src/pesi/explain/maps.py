@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pesi.errors import DataError
+from pesi.images.pixels import ImageSource
 from pesi.images.transforms import Image
-from pesi.predict.classifier import Classifier, ImageSource
+from pesi.predict.classifier import Classifier
 
 Map = NDArray[np.float32]
 

@@ -25,15 +25,23 @@ Image = NDArray[np.uint8]
 
 
 def check_rgb(image: NDArray) -> None:
-    """Make sure that an array is an image: uint8, (H, W, 3), not empty.
+    """Make sure that an array is an image: uint8, (H, W, 3), not empty; the rest is refused as such a file is.
 
     Raises:
         ImageError: It is none.
     """
+    if image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 1):
+        raise ImageError("The array is gray: without colour it is no dermoscopy image.", "Give the RGB original.")
+    if image.dtype.kind in "iuf" and image.dtype.itemsize > 1:
+        raise ImageError(
+            f"The array has {8 * image.dtype.itemsize} bits a sample ({image.dtype}): how bright they mean it cannot "
+            "be told.",
+            "Give 8-bit RGB: values 0 to 255 as uint8.",
+        )
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
         raise ImageError(
             f"An image array must be uint8 of shape (H, W, 3), not {image.dtype} {image.shape}.",
-            "Convert it to 8-bit RGB.",
+            "Convert it to 8-bit RGB, colours last.",
         )
 
 

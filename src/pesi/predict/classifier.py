@@ -2,38 +2,38 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, Self
 
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pesi.bundle.card import resave_bundle
 from pesi.bundle.config import BundleConfig, load_bundle
 from pesi.decide.calibration import calibrated_probabilities
 from pesi.decide.conformal import prediction_sets
 from pesi.decide.novelty import NoveltyStatistics, novelty_score, novelty_verdict
 from pesi.decide.uncertainty import uncertainty_of
-from pesi.errors import DataError
-from pesi.images.decode import decode_image
+from pesi.errors import ChoiceError
+from pesi.images.pixels import ImageSource, pixels
 from pesi.images.quality import quality_verdicts
-from pesi.images.transforms import Image, check_rgb, normalise, to_tensor
+from pesi.images.transforms import Image, normalise, to_tensor
 from pesi.images.views import VIEWS, cut_views
 from pesi.nn.cnn import PesiCNN, PesiMaps
 from pesi.predict.device import torch_device
+from pesi.predict.notebook import thumbnail
 from pesi.predict.prediction import Prediction, Refusal, Similar
+from pesi.predict.predictions import Predictor
 from pesi.predict.regions import regions_of
 from pesi.predict.segmenter import LesionSegmenter, shipped_segmenter, shipped_segmenter_folder
+from pesi.predict.sharing import Shared
 from pesi.predict.stream import predict_stream
 from pesi.taxonomy import Task
 from pesi.verdict import Verdict
-
-ImageSource = str | Path | bytes | Image
 
 # Pictures a forward pass on a CPU. More is no faster, and needs buffers that are mapped anew in every layer, which can
 # cost more than the arithmetic.
@@ -78,25 +78,28 @@ class Reading(NamedTuple):
     Attributes:
         squares: The bundle's regions, (R, S, S, 3).
         verdicts: What the image-quality gate said; empty where it was left out.
+        thumbnail: A small JPEG of what was given in memory; empty for files.
     """
 
     squares: NDArray[np.uint8]
     verdicts: tuple[Verdict, ...]
+    thumbnail: bytes
 
 
-class Classifier:
+class Classifier(Predictor, Shared):
     """A bundle, ready to predict.
 
     Args:
         config: The bundle's configuration.
         network: Its network.
         novelty: What it knows of novelty; None: pictures of anything are answered.
-        device: Where to compute, such as "cpu" or "cuda"; default: a GPU if there is one.
+        device: Where to compute, such as "cpu", "cuda" or "mps"; default: a GPU if there is one.
 
     Example:
         >>> classifier = pesi.load("run/bundle")  # doctest: +SKIP
         >>> classifier.predict("mole.jpg").probabilities["melanoma"]  # doctest: +SKIP
         0.71
+        >>> classifier.predict("photos/").to_frame()  # doctest: +SKIP
     """
 
     def __init__(
@@ -108,20 +111,44 @@ class Classifier:
         device: str | None = None,
     ) -> None:
         self.config = config
-        self.device = torch_device(device)
-        self.network = network.eval().to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = network.eval()
         self.novelty = novelty
         self.task: Task = config.to_task()
-        self.regions = regions_of(config.preprocess, device=str(self.device))
+        self.to(device)
+
+    def __repr__(self) -> str:
+        return f"<Classifier {self.config.summary}; on {self.device}>"
+
+    def to(self, device: str | torch.device | None) -> Self:
+        """Compute on another device from now on; gives itself.
+
+        Raises:
+            PesiError: There is no such device here.
+        """
+        self.device = torch_device(device)
+        self.network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.regions = regions_of(self.config.preprocess, device=str(self.device))
+        self.__dict__.pop("_segmenter", None)
+        return self
 
     @classmethod
-    def load(cls, folder: str | Path, *, device: str | None = None) -> Classifier:
+    def load(cls, folder: str | Path, *, device: str | None = None) -> Self:
         """Open a bundle.
 
         Raises:
             BundleError: It is missing, damaged or of another version.
         """
-        return cls(*load_bundle(folder), device=device)
+        opened = cls(*load_bundle(folder), device=device)
+        opened.folder = Path(folder)
+        return opened
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the bundle; the same bytes of weights where nothing was trained since it was opened.
+
+        Raises:
+            StorageError: The system refused to write.
+        """
+        resave_bundle(folder, self.config, self.network, novelty=self.novelty, opened_from=self.folder)
 
     def squares(self, source: ImageSource) -> NDArray[np.uint8]:
         """Decode an image and cut the bundle's regions from it, (R, S, S, 3).
@@ -135,19 +162,23 @@ class Classifier:
         """Decode an image, cut the bundle's regions from it, and judge its quality.
 
         Args:
-            source: A file, its bytes, or its pixels.
+            source: See `images.pixels`.
             gates: Whether to judge.
 
         Raises:
             ImageError: The image is refused.
         """
         image = pixels(source)
-        return Reading(self._cut(image), self._quality(image) if gates else ())
+        small = b"" if isinstance(source, str | Path) else thumbnail(image)
+        return Reading(self._cut(image), self._quality(image) if gates else (), small)
 
     def outputs(self, squares: Sequence[NDArray[np.uint8]], views: str | None = None) -> Outputs:
         """Network outputs for the views of N images' regions, each (R, S, S, 3)."""
-        preprocess = self.config.preprocess
+        preprocess, network = self.config.preprocess, self.network
         cuts = self._views(views)
+        if not len(squares):
+            shape = 0, len(self.regions) * len(cuts), network.num_classes
+            return Outputs(np.zeros(shape, np.float32), np.zeros((0, network.num_features), np.float32))
         pictures = [
             to_tensor(cut) for image in squares for square in image for cut in cut_views(square, cuts, preprocess.size)
         ]
@@ -176,29 +207,6 @@ class Classifier:
         each = logits.reshape(-1, 1, shape[-1])
         return calibrated_probabilities(each, config.task.head, config.temperature, config.vector).reshape(shape)
 
-    def predict(
-        self, source: ImageSource, *, image_id: str | None = None, views: str | None = None, gates: bool = True
-    ) -> Prediction:
-        """Predict one image.
-
-        Args:
-            source: A file, its bytes, or its pixels: uint8 sRGB, (H, W, 3).
-            image_id: Its id; default the file's name without its ending.
-            views: A key of `VIEWS`; default the bundle's.
-            gates: Whether an image of poor quality, or unlike those the classifier learned from, gives no result.
-
-        Raises:
-            ImageError: The image is refused; the message says why.
-        """
-        started = time.perf_counter()
-        reading = self.read(source, gates=gates)
-        done = time.perf_counter()
-        answer = _each(self.outputs([reading.squares], views))[0]
-        seconds = {"read": done - started, "network": time.perf_counter() - done}
-        path = str(source) if isinstance(source, str | Path) else None
-        name = image_id or (Path(path).stem if path else "image")
-        return self.prediction(name, path, answer.logits, views, seconds, self._verdicts(reading, answer, gates))
-
     def prediction(
         self,
         image_id: str,
@@ -208,6 +216,7 @@ class Classifier:
         seconds: dict[str, float],
         verdicts: tuple[Verdict, ...] = (),
         similar: Sequence[Similar] = (),
+        thumbnail: bytes = b"",
     ) -> Prediction:
         """A Prediction from the logits of one image's views, (V, K), what the gates said, and similar cases."""
         config = self.config
@@ -245,6 +254,7 @@ class Classifier:
             no_result=" ".join(refusals),
             similar=tuple(similar),
             logits=logits,
+            thumbnail=thumbnail,
         )
 
     def malignant_probability(self, probabilities: NDArray[np.float64]) -> NDArray[np.float64] | None:
@@ -253,7 +263,7 @@ class Classifier:
 
     def predict_many(
         self,
-        paths: Iterable[str | Path],
+        paths: Iterable[ImageSource],
         *,
         image_ids: Iterable[str] | None = None,
         views: str | None = None,
@@ -263,11 +273,11 @@ class Classifier:
         batch_size: int = 16,
         progress: Callable[[int], None] | None = None,
     ) -> Iterator[Prediction | Refusal]:
-        """Predict many files, in order; one that cannot be read gives a Refusal and the rest goes on.
+        """Predict many images, in order; one that cannot be read gives a Refusal and the rest goes on.
 
         Args:
-            paths: Image files.
-            image_ids: Their ids; default the files' names without their endings.
+            paths: Image files, or what else `images.pixels` takes; of a generator no more than a batch is held.
+            image_ids: Their ids; default as `pesi predict` makes them (`sources.with_ids`).
             views: A key of `VIEWS`; default the bundle's.
             gates: As for `predict`.
             reference: Labelled images to look for similar cases in; built with this bundle and these views.
@@ -279,16 +289,18 @@ class Classifier:
             reference.check_bundle(self, views)
 
         def prediction(
-            image_id: str, path: str, reading: Reading, answer: Outputs, seconds: dict[str, float]
+            image_id: str, path: str | None, reading: Reading, answer: Outputs, seconds: dict[str, float]
         ) -> Prediction:
             cases = () if reference is None else reference.nearest(answer.features, similar)
             verdicts = self._verdicts(reading, answer, gates)
-            return self.prediction(image_id, path, answer.logits, views, seconds, verdicts, cases)
+            return self.prediction(
+                image_id, path, answer.logits, views, seconds, verdicts, cases, thumbnail=reading.thumbnail
+            )
 
         return predict_stream(
             paths,
             image_ids,
-            read=lambda path: self.read(path, gates=gates),
+            read=lambda source: self.read(source, gates=gates),
             answer=lambda readings: _each(self.outputs([reading.squares for reading in readings], views)),
             prediction=prediction,
             batch_size=batch_size,
@@ -299,7 +311,7 @@ class Classifier:
         """One forward pass over a region, unflipped, with its class activation and attention maps.
 
         Args:
-            source: A file, its bytes, or its pixels.
+            source: See `images.pixels`.
             region: Which of the bundle's regions.
         """
         preprocess = self.config.preprocess
@@ -331,27 +343,10 @@ class Classifier:
     def _views(self, name: str | None) -> tuple:
         name = name or self.config.views
         if name not in VIEWS:
-            raise DataError(f"Unknown views {name!r}.", f"Choose one of: {', '.join(VIEWS)}.")
+            raise ChoiceError("views", name, VIEWS)
         return VIEWS[name]
 
 
 def _each(outputs: Outputs) -> list[Outputs]:
     """The outputs of a batch, an image each: logits (V, K), features (C,)."""
     return [Outputs(logits, features) for logits, features in zip(outputs.logits, outputs.features, strict=True)]
-
-
-def pixels(source: ImageSource) -> Image:
-    """An image's pixels, uint8 sRGB (H, W, 3).
-
-    Raises:
-        ImageError: The file is refused, or the array is none of that kind.
-    """
-    if not isinstance(source, np.ndarray):
-        return decode_image(source)
-    check_rgb(source)
-    return source
-
-
-def probability_table(predictions: Iterable[Prediction]) -> pd.DataFrame:
-    """Predictions as a frame: `image_id`, then one probability a class."""
-    return pd.DataFrame([{"image_id": p.image_id, **p.probabilities} for p in predictions])

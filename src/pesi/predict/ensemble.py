@@ -12,7 +12,8 @@ from scipy.special import logit
 
 from pesi.decide.uncertainty import uncertainty_of
 from pesi.errors import BundleError
-from pesi.predict.classifier import Classifier, ImageSource, pixels
+from pesi.images.pixels import ImageSource, pixels
+from pesi.predict.classifier import Classifier
 from pesi.predict.prediction import Prediction, Refusal
 from pesi.predict.stream import predict_stream
 from pesi.taxonomy import Task

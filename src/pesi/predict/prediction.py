@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pesi.decide.uncertainty import Uncertainty
+from pesi.predict.notebook import cards_html
 from pesi.verdict import Verdict
 
 
@@ -26,7 +27,7 @@ class Similar(NamedTuple):
         return self._asdict()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Prediction:
     """What a classifier says of one image.
 
@@ -46,6 +47,7 @@ class Prediction:
         bundle_id: Which classifier, with which calibration and thresholds (`BundleConfig.answer_id`).
         seconds: Stage -> seconds spent: "read", "network".
         logits: Of each view, (V, K).
+        thumbnail: A small JPEG of what was given in memory; empty for files, which can be looked at.
     """
 
     image_id: str
@@ -56,13 +58,14 @@ class Prediction:
     triage_reason: str
     views: str
     bundle_id: str
-    seconds: Mapping[str, float]
+    seconds: Mapping[str, float] = field(compare=False)
     uncertainty: Uncertainty
     sets: Mapping[str, tuple[str, ...]]
     verdicts: tuple[Verdict, ...]
     no_result: str
     similar: tuple[Similar, ...]
-    logits: NDArray[np.float32] = field(repr=False, compare=False)
+    logits: NDArray[np.float32] = field(compare=False)
+    thumbnail: bytes = field(default=b"", compare=False)
 
     @property
     def diagnosis(self) -> str | None:
@@ -93,16 +96,33 @@ class Prediction:
             "seconds": {stage: round(value, 4) for stage, value in self.seconds.items()},
         }
 
+    def __repr__(self) -> str:
+        if self.no_result:
+            return f"<Prediction {self.image_id}: no result. {self.no_result}>"
+        values = ", ".join(f"{name} {value:.3f}" for name, value in self.probabilities.items())
+        warned = "".join(f"; warning: {verdict.check}" for verdict in self.verdicts if verdict.level == "warn")
+        return f"<Prediction {self.image_id}: {values}; triage: {self.triage or 'none'}{warned}>"
 
-@dataclass(frozen=True)
+    def _repr_html_(self) -> str:
+        return cards_html([(self.to_dict(), self.thumbnail)])
+
+
+@dataclass(frozen=True, repr=False)
 class Refusal:
-    """An image that could not be read, and why."""
+    """An image that could not be read, and why; `path` is None for what was given in memory."""
 
     image_id: str
-    path: str
+    path: str | None
     reason: str
     cure: str = ""
+    thumbnail: ClassVar[bytes] = b""
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, for JSON."""
         return {"image": self.image_id, "path": self.path, "refused": self.reason, "cure": self.cure}
+
+    def __repr__(self) -> str:
+        return f"<Refusal {self.image_id}: {self.reason}>"
+
+    def _repr_html_(self) -> str:
+        return cards_html([(self.to_dict(), b"")])

@@ -7,18 +7,21 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Self
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pesi.bundle.segmenter import SegmenterConfig, load_segmenter
+from pesi.bundle.segmenter import SegmenterConfig, load_segmenter, save_segmenter, segmenter_card
 from pesi.errors import BundleError, ImageError
 from pesi.images.masks import Mask, unfit_square
-from pesi.images.transforms import Image, check_rgb, fit_square, normalise, resize, to_tensor
+from pesi.images.pixels import ImageSource, pixels
+from pesi.images.transforms import Image, fit_square, normalise, resize, to_tensor
 from pesi.nn.segmenter import PesiSegmenter
 from pesi.predict.device import torch_device
+from pesi.predict.sharing import Shared
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +77,7 @@ def lesion_of(
     return LesionMask(mask, probability, area, not reason, reason)
 
 
-class LesionSegmenter:
+class LesionSegmenter(Shared):
     """A segmenter's bundle, ready to find lesions.
 
     Args:
@@ -84,40 +87,64 @@ class LesionSegmenter:
 
     Example:
         >>> segmenter = LesionSegmenter.load("run/bundle")  # doctest: +SKIP
-        >>> segmenter.segment(decode_image("mole.jpg")).area  # doctest: +SKIP
+        >>> segmenter.segment("mole.jpg").area  # doctest: +SKIP
         0.23
     """
 
     def __init__(self, config: SegmenterConfig, network: PesiSegmenter, *, device: str | None = None) -> None:
         self.config = config
+        self.network = network.eval()
+        self.to(device)
+
+    def __repr__(self) -> str:
+        return f"<LesionSegmenter {self.bundle_id}, {self.config.network.encoder}, on {self.device}>"
+
+    def to(self, device: str | torch.device | None) -> Self:
+        """Compute on another device from now on; gives itself.
+
+        Raises:
+            PesiError: There is no such device here.
+        """
         self.device = torch_device(device)
-        self.network = network.eval().to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._latest: tuple[bytes, NDArray[np.float32]] | None = None  # a picture, and what the network said of it
+        return self
 
     @classmethod
-    def load(cls, folder: str | Path, *, device: str | None = None) -> LesionSegmenter:
+    def load(cls, folder: str | Path, *, device: str | None = None) -> Self:
         """Open a segmenter's bundle.
 
         Raises:
             BundleError: It is missing, damaged, of another kind or version.
         """
-        return cls(*load_segmenter(folder), device=device)
+        opened = cls(*load_segmenter(folder), device=device)
+        opened.folder = Path(folder)
+        return opened
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the bundle.
+
+        Raises:
+            BundleError: A weight is no finite number in float16.
+            StorageError: The system refused to write.
+        """
+        save_segmenter(folder, self.config, self.network, card=segmenter_card(self.config))
 
     @property
     def bundle_id(self) -> str:
         """Name and the first digits of the weights' hash: what a mask came from."""
         return self.config.bundle_id
 
-    def segment(self, image: Image) -> LesionMask:
+    def segment(self, source: ImageSource) -> LesionMask:
         """Find the lesion in one image.
 
         Args:
-            image: uint8 sRGB, (H, W, 3), any size.
+            source: A file, its bytes, or its pixels; see `images.pixels`.
 
         Raises:
-            ImageError: The array is none of that kind.
+            ImageError: The image is refused.
         """
-        check_rgb(image)
+        image = pixels(source)
         preprocess = self.config.preprocess
         square = fit_square(image, preprocess.source_size, preprocess.geometry)
         probability = self._probability(square)

@@ -17,7 +17,8 @@ from safetensors.numpy import save as pack
 
 from pesi.errors import BundleError, DataError, ImageError
 from pesi.files import remove_file, whole_file, write_text
-from pesi.predict.classifier import Classifier, ImageSource
+from pesi.images.pixels import ImageSource
+from pesi.predict.classifier import Classifier
 from pesi.predict.prediction import Refusal, Similar
 
 REFERENCE, FEATURES = "reference.json", "features.safetensors"

@@ -1,0 +1,93 @@
+"""What a classifier and a segmenter share with other libraries: from_pretrained, push_to_hub."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Self
+
+from pesi.bundle.hub import card_licence, push_folder
+from pesi.bundle.installed import pretrained_folder
+
+
+class Shared(ABC):
+    """A bundle that is open.
+
+    Attributes:
+        folder: Where it was opened from, None where it was made in memory.
+    """
+
+    folder: Path | None = None
+
+    @classmethod
+    @abstractmethod
+    def load(cls, folder: str | Path, *, device: str | None = None) -> Self:
+        """Open a bundle's folder."""
+
+    @abstractmethod
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write it as a bundle."""
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_folder: str | Path,
+        *,
+        revision: str | None = None,
+        device: str | None = None,
+        max_bytes: int | None = None,
+        endpoint: str | None = None,
+        token: str | None = None,
+    ) -> Self:
+        """Open a bundle from a folder, by the name of one that comes with the package, or from the Hugging Face hub.
+
+        Args:
+            name_or_folder: A folder; a shipped bundle's name; OWNER/NAME, with or without `hf://`, on the hub.
+            revision: Branch, tag or commit on the hub; a commit pins it.
+            device: Where to compute; default: a GPU if there is one.
+            max_bytes: Refuse to fetch a larger bundle; default `bundle.hub.MAX_BYTES`.
+            endpoint: Address of the hub; default HF_ENDPOINT or huggingface.co.
+            token: Of an account that may read it; default the one that `hf auth login` keeps.
+
+        Raises:
+            BundleError: It is not there, too large, damaged, of another kind or version, or the hub cannot be reached.
+        """
+        folder = pretrained_folder(
+            name_or_folder, revision=revision, max_bytes=max_bytes, endpoint=endpoint, token=token
+        )
+        return cls.load(folder, device=device)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        revision: str | None = None,
+        private: bool | None = None,
+        message: str = "Upload a pesi-cnn bundle",
+        endpoint: str | None = None,
+        token: str | None = None,
+    ) -> str:
+        """Send it to the Hugging Face hub as a bundle, in one commit; gives the commit's address.
+
+        Args:
+            repo_id: OWNER/NAME; made if missing.
+            revision: Branch; default main.
+            private: Whether a new repository is private; default what the owner's settings say.
+            message: Of the commit.
+            endpoint, token: As for `from_pretrained`; the account must be allowed to write.
+
+        Raises:
+            BundleError: The hub refused, or cannot be reached.
+        """
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return push_folder(
+                folder, repo_id, revision=revision, private=private, message=message, endpoint=endpoint, token=token
+            )
+
+    @property
+    def licence(self) -> str:
+        """What its config or else its card says of the licence; "" where neither does."""
+        stated = str(getattr(getattr(self, "config", None), "licence", ""))
+        return stated or (card_licence(self.folder) if self.folder else "")
