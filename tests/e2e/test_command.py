@@ -63,7 +63,7 @@ def test_help_shows_examples(here):
     assert "pesi-cnn" in here("--version").stdout
 
 
-def test_train_evaluate_compare_explain(spots_csv, tmp_path):
+def test_train_evaluate_compare_explain(spots_csv, here, tmp_path):
     sets = [part for override in TINY for part in ("--set", override)]
     run = tmp_path / "run"
     (tmp_path / "never.txt").write_text("train_003\nval_000\n")
@@ -81,7 +81,7 @@ def test_train_evaluate_compare_explain(spots_csv, tmp_path):
 
     for views, out in (("single", tmp_path / "a"), ("flips4", tmp_path / "b")):
         source = ("--bundle", run / "bundle", "--data", spots_csv, "--split", "val", "--out", out, "--views", views)
-        done = pesi("evaluate", *source, "--operating-point", "sensitivity_0.90", "--replicates", 200)
+        done = here("evaluate", *source, "--operating-point", "sensitivity_0.90", "--replicates", 200)
         assert done.returncode == 0, done.stderr
         metrics = json.loads((out / "metrics.json").read_text())
         entry = metrics["tasks"]["melanoma"]
@@ -89,7 +89,7 @@ def test_train_evaluate_compare_explain(spots_csv, tmp_path):
         assert set(promised.split()) <= set(entry)
         assert metrics["attention_inside_lesion"]["images"] == 12
         assert (out / "report.html").is_file()
-    done = pesi("compare", tmp_path / "a", tmp_path / "b", "--data", spots_csv, "--out", tmp_path / "c.json")
+    done = here("compare", tmp_path / "a", tmp_path / "b", "--data", spots_csv, "--out", tmp_path / "c.json")
     assert done.returncode == 0, done.stderr
     assert "mean AUC" in done.stdout
     assert json.loads((tmp_path / "c.json").read_text())["images"] == 12
@@ -97,12 +97,13 @@ def test_train_evaluate_compare_explain(spots_csv, tmp_path):
     records = pd.read_csv(spots_csv)
     image, mask = records["path"].iloc[0], records["mask_path"].iloc[0]
     png = tmp_path / "why.png"
-    done = pesi("explain", image, "--bundle", run / "bundle", "--class", "melanoma", "--mask", mask, "--out", png)
+    done = here("explain", image, "--bundle", run / "bundle", "--class", "melanoma", "--mask", mask, "--out", png)
     assert done.returncode == 0, done.stderr
     assert "inside the lesion" in done.stdout
     assert png.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow  # two processes that import everything
 def test_two_processes_by_the_command_line(spots_csv, tmp_path):
     sets = [part for override in (*TINY, "epochs=1") for part in ("--set", override)]
     arguments = ("train", "pesi50", "--data", spots_csv, "--devices", 2, "--accelerator", "cpu", *sets)
@@ -113,13 +114,13 @@ def test_two_processes_by_the_command_line(spots_csv, tmp_path):
     assert (runs[0] / "bundle" / "config.json").is_file()
 
 
-def test_predict_formats_and_exit_statuses(spots_csv, tiny_run, tmp_path):
+def test_predict_formats_and_exit_statuses(spots_csv, tiny_run, here, tmp_path):
     images = tmp_path / "images"
     images.mkdir()
     for path in pd.read_csv(spots_csv)["path"].iloc[:3]:
         (images / Path(path).name).write_bytes(Path(path).read_bytes())
     bundle = ("--bundle", tiny_run / "bundle")
-    done = pesi("predict", images, *bundle, "--out", tmp_path / "p.csv")
+    done = here("predict", images, *bundle, "--out", tmp_path / "p.csv")
     assert done.returncode == 0, done.stderr
     frame = pd.read_csv(tmp_path / "p.csv")
     columns = (
@@ -127,17 +128,17 @@ def test_predict_formats_and_exit_statuses(spots_csv, tiny_run, tmp_path):
     )
     assert list(frame.columns) == [*columns.split(), "bundle"]
     assert len(frame) == 3
-    done = pesi("predict", images, *bundle, "--format", "isic2017", "--out", tmp_path / "s.csv")
+    done = here("predict", images, *bundle, "--format", "isic2017", "--out", tmp_path / "s.csv")
     assert done.returncode == 0, done.stderr
     assert list(pd.read_csv(tmp_path / "s.csv").columns) == ["image_id", "melanoma", "seborrheic_keratosis"]
-    assert "melanoma" in pesi("predict", images / "train_000.png", *bundle).stdout
+    assert "melanoma" in here("predict", images / "train_000.png", *bundle).stdout
 
-    done = pesi("predict", images / "train_000.png", *bundle, *bundle, "--out", tmp_path / "e.json")
+    done = here("predict", images / "train_000.png", *bundle, *bundle, "--out", tmp_path / "e.json")
     assert done.returncode == 0, done.stderr
     ensemble = json.loads((tmp_path / "e.json").read_text())[0]
     assert ensemble["probabilities"]["nevus"] == pytest.approx(frame["nevus"].iloc[0], abs=1e-5)
     assert ensemble["bundle"].startswith("ensemble(")
-    done = pesi("predict", images, *bundle, *bundle, "--overlay", tmp_path / "o")
+    done = here("predict", images, *bundle, *bundle, "--overlay", tmp_path / "o")
     assert done.returncode == 2
 
     (images / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 broken")
@@ -147,7 +148,7 @@ def test_predict_formats_and_exit_statuses(spots_csv, tiny_run, tmp_path):
     told = pd.read_csv(tmp_path / "p.csv").set_index("image")
     assert len(told) == 4
     assert told["no_result"].dropna().index.tolist() == ["broken"]
-    done = pesi("predict", images, *bundle, "--format", "isic2017", "--out", tmp_path / "t.csv")
+    done = here("predict", images, *bundle, "--format", "isic2017", "--out", tmp_path / "t.csv")
     assert done.returncode == 2
     assert not (tmp_path / "t.csv").exists()
 
@@ -200,6 +201,7 @@ def test_a_bad_label_is_named(spots_csv, here, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow  # half a minute of training
 def test_demo(tmp_path):
     """A small one: that it gets through, and that its folder is not overwritten. `make demo` shows the figures."""
     done = pesi("demo", tmp_path / "demo", "--train", 60, "--test", 30, "--threads", 1)
