@@ -146,7 +146,8 @@ def test_toml_and_python_parse(document: Path, tmp_path: Path) -> None:
 
 
 def test_the_readmes_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    for seed, name in enumerate(("mole.jpg", "mole-2.jpg")):
+    (tmp_path / "photos").mkdir()
+    for seed, name in enumerate(("mole.jpg", "photos/a.png", "photos/b.png")):
         drawn = draw_lesion(np.random.default_rng(seed), "MEL").image
         PillowImage.fromarray(drawn).save(tmp_path / name)
     monkeypatch.chdir(tmp_path)
@@ -155,6 +156,7 @@ def test_the_readmes_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     exec(compile(snippet, "README.md", "exec"), values)
     said = capsys.readouterr().out
     assert "melanoma" in said
+    assert list(values["frame"]["image"]) == ["a", "b"]
     assert values["model"].training
 
 
