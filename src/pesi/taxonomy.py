@@ -107,7 +107,7 @@ class Task:
             code = DIAGNOSES[code].parent if code in DIAGNOSES else ""
         raise DataError(
             f"Diagnosis {diagnosis!r} belongs to no class of the task {self.name!r} ({', '.join(self.class_names)}).",
-            "Choose another task (--set task=...), or leave those images out of the data.",
+            "Choose another task, or leave those images out of the data.",
         )
 
 
@@ -151,6 +151,9 @@ TASKS: dict[str, Task] = {
 }
 
 
+TASK_NAMES: tuple[str, ...] = (*TASKS, "classes")  # the last: a class of each diagnosis in the data
+
+
 def task_of(name: str, diagnoses: Iterable[str] = ()) -> Task:
     """The task of that name; `"classes"` makes one class of each distinct value in `diagnoses`.
 
@@ -160,7 +163,7 @@ def task_of(name: str, diagnoses: Iterable[str] = ()) -> Task:
     if name in TASKS:
         return TASKS[name]
     if name != "classes":
-        raise DataError(f"Unknown task {name!r}.", f"Choose one of: {', '.join(sorted(TASKS))}, classes.")
+        raise DataError(f"Unknown task {name!r}.", f"Choose one of: {', '.join(TASK_NAMES)}.")
     values = sorted({str(value) for value in diagnoses})
     if len(values) < 2:
         raise DataError(

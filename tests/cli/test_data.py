@@ -90,12 +90,12 @@ def test_check_of_nothing(tmp_path: Path) -> None:
 
 def test_synthetic_set_is_one_that_the_reader_and_the_check_accept(tmp_path: Path) -> None:
     root = tmp_path / "drawn"
-    result = run("synthetic", root, "--train", 3, "--val", 2, "--test", 1, "--size", 64, "--seed", 3)
-    assert "6 images" in result.stdout
+    result = run("synthetic", root, "--train", 6, "--val", 2, "--test", 1, "--size", 64, "--seed", 3)
+    assert "9 images" in result.stdout
     records = read_dataset(root)
-    assert records["split"].value_counts().to_dict() == {"train": 3, "val": 2, "test": 1}
+    assert records["split"].value_counts().to_dict() == {"train": 6, "val": 2, "test": 1}
     assert Image.open(records["path"][0]).size == (64, 64)
-    assert "6 masks read" in run("check", root).stdout
+    assert "9 masks read" in run("check", root).stdout
     with pytest.raises(PesiError, match="exists already"):
         run("synthetic", root, "--train", 1)
 

@@ -53,6 +53,7 @@ def folder(tmp_path: Path) -> Folder:
     made.add("b", picture(2), diagnosis="NV", split="train")
     made.add("c", picture(3, 40, 30), diagnosis="NV", split="test")
     made.add("d", picture(4))
+    made.add("e", picture(5), diagnosis="MEL", split="test")
     return made
 
 
@@ -68,22 +69,22 @@ def only(report: CheckReport, *kinds: str) -> None:
 def test_sound_data_are_counted_and_in_order(folder: Folder) -> None:
     report = folder.check()
     only(report)
-    assert (report.images, report.readable, report.masks_read) == (4, 4, 1)
+    assert (report.images, report.readable, report.masks_read) == (5, 5, 1)
     assert report.counts == {
         "train": {"MEL": 1, "NV": 1},
-        "test": {"NV": 1},
+        "test": {"MEL": 1, "NV": 1},
         "(no split)": {"(no diagnosis)": 1},
     }
-    assert report.sizes == {(24, 16): 3, (40, 30): 1}
+    assert report.sizes == {(24, 16): 4, (40, 30): 1}
     text = report.to_text()
     assert "width: 24 to 40 px, median 24" in text
     assert "height: 16 to 30 px, median 16" in text
-    assert "24 x 16 (3), 40 x 30 (1)" in text
+    assert "24 x 16 (4), 40 x 30 (1)" in text
     assert "in order" in text
     header, train, test, none = text.splitlines()[2:6]
     assert header.split() == ["MEL", "NV", "(no", "diagnosis)", "all"]
     assert train.split() == ["train", "1", "1", "0", "2"]
-    assert test.split() == ["test", "0", "1", "0", "1"]
+    assert test.split() == ["test", "1", "1", "0", "2"]
     assert none.split() == ["(no", "split)", "0", "0", "1", "1"]
 
 
@@ -100,7 +101,7 @@ def test_missing_and_unreadable_files_are_told_apart(folder: Folder) -> None:
     assert [fault.image_id for fault in report.unreadable] == ["cut", "text", "gray", "dir"]
     for fault, word in zip(report.unreadable, ("truncated", "text", "gray", "folder"), strict=True):
         assert word in fault.reason
-    assert (report.images, report.readable) == (9, 4)
+    assert (report.images, report.readable) == (10, 5)
     assert "gone.png does not exist" in report.to_text()
 
 
@@ -185,7 +186,7 @@ def test_progress_and_workers_give_the_same_report(folder: Folder) -> None:
         folder.add(f"x{seed}", picture(seed % 25))
     told: list[tuple[int, int]] = []
     report = folder.check(workers=4, progress=lambda done, total: told.append((done, total)))
-    assert told == [(done, 34) for done in range(1, 35)]
+    assert told == [(done, 35) for done in range(1, 36)]
     assert report == folder.check()
     assert len(report.duplicates) > 4
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +15,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from pesi.datasets.check import check_records
 from pesi.datasets.inputs import image_files, image_ids
-from pesi.errors import DataError
+from pesi.datasets.readers import survey_dataset
+from pesi.errors import DataError, ImageError
+from pesi.files import write_text
+from pesi.images.decode import decode_image
 
 
 def picture(path: Path, seed: int = 0, size: tuple[int, int] = (80, 80)) -> Path:
@@ -56,8 +62,71 @@ def test_ids_are_names_or_where_these_repeat_paths(tmp_path: Path) -> None:
     assert image_ids([Path("a.tif"), Path("a.TIFF")]) == ["a.tif", "a.TIFF"]
     assert image_ids([Path(os.fsdecode(b"m\xe4l.jpg"))]) == ["m\\udce4l"]
     assert image_ids([]) == []
-    with pytest.raises(DataError, match="have the id"):
-        image_ids([Path("r/a_b/c.jpg"), Path("r/a/b_c.jpg"), Path("r/c.jpg"), Path("r/b_c.jpg")])
+    with pytest.raises(DataError, match="given twice"):
+        image_ids([Path("r/a.jpg"), Path("r/b.jpg"), Path("r/a.jpg").absolute()])
+
+
+def test_equal_names_change_only_their_own_ids() -> None:
+    two = [Path("r/p/a.jpg"), Path("r/q/a.jpg")]
+    assert image_ids([*two, Path("r/b.jpg"), Path("elsewhere/c.jpg")]) == ["p_a", "q_a", "b", "c"]
+    assert image_ids([*two, Path("r/p/x/a.png"), Path("r/p/a.png")]) == ["p_a.jpg", "q_a.jpg", "p_x_a.png", "p_a.png"]
+    assert image_ids(two, root=Path()) == ["r_p_a", "r_q_a"]
+    # Names that the others' new ids run into keep theirs; the new ones stay apart, and do not depend on the order.
+    odd = [Path(f"r/{name}.jpg") for name in ("a_b/c", "a/b_c", "c", "b_c", "p_a")]
+    for paths in ([*odd, *two], [*two, *reversed(odd)]):
+        ids = dict(zip(map(str, paths), image_ids(paths), strict=True))
+        assert len(set(ids.values())) == len(ids)
+        assert ids["r/p_a.jpg"] == "p_a"
+        assert ids["r/q/a.jpg"] == "q_a"
+        assert ids["r/a_b/c.jpg"].startswith("a_b_c-")
+        assert ids["r/a/b_c.jpg"].startswith("a_b_c-")
+        assert ids["r/p/a.jpg"].startswith("p_a-")
+
+
+@pytest.mark.parametrize("letter", ["n", "ß", "皮"])
+def test_ids_that_are_too_long_for_a_file_s_name_are_cut(letter: str, tmp_path: Path) -> None:
+    most = 251 // len(letter.encode())
+    paths = [tmp_path / f"{letter * (most - 1)}{end}.jpg" for end in "xy"]
+    ids = image_ids([*paths, tmp_path / "b.jpg"])
+    assert ids[2] == "b"
+    assert len(set(ids)) == 3
+    assert ids[:2] == [image_ids([path])[0] for path in paths]  # whatever stands beside them
+    for image_id in ids:
+        for ending in ("-explained.png", "_segmentation.png", "-described.png"):
+            write_text(tmp_path / f"{image_id}{ending}", "")  # by a temporary name that is longer still
+
+
+def test_folders_of_systems_are_no_images_of_the_user_s(tmp_path: Path) -> None:
+    names = ("a.jpe", "b.jfif", "c.TIF", "d.webp", "e.bmp", "@home/f.jpg")
+    wanted = [picture(tmp_path / "in" / name) for name in names]
+    for folder in (".ipynb_checkpoints", ".Trash-1000/files", "@eaDir/a.jpg", "__MACOSX", "$RECYCLE.BIN", "x/Thumbs"):
+        picture(tmp_path / "in" / folder / "a.jpg")
+    assert image_files([tmp_path / "in"]) == sorted(wanted)
+    assert len(image_files([tmp_path / "in" / "@eaDir"])) == 1  # named itself
+
+
+def test_a_folder_that_may_not_be_read_stops_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As root, nothing is forbidden: the system's refusal is played."""
+    seen = picture(tmp_path / "in" / "a.jpg")
+    closed = picture(tmp_path / "in" / "private" / "b.jpg").parent
+    scandir = os.scandir
+
+    def refuse(path: str | Path) -> Iterator[os.DirEntry[str]]:
+        if Path(path) == closed:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert image_files([tmp_path / "in"]) == [seen, closed]
+    with pytest.raises(ImageError, match="private cannot be opened: Permission denied"):
+        decode_image(closed)
+    (tmp_path / "in" / "labels.csv").write_text("image,diagnosis\na,NV\nb,MEL\n")
+    records, reading = survey_dataset(tmp_path / "in")
+    assert list(records["image_id"]) == ["a"]
+    assert [fault.path for fault in reading.unreadable] == [str(closed)]
+    report = check_records(records, reading=reading)
+    assert "private cannot be read: Permission denied" in report.to_text()
+    assert not report.ok
 
 
 def test_one_odd_image_loses_no_other(tmp_path: Path) -> None:

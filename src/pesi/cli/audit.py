@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pesi.cli.divide import SkipMissingOption, SkipOtherDiagnosesOption, records_of_task
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -25,6 +27,11 @@ def audit(
     out: Annotated[Path, typer.Option(help="The folder for report.html, report.pdf, audit.json, the card.")],
     bundle: Annotated[str | None, typer.Argument(help="A bundle's folder. Default: the shipped one.")] = None,
     split: Annotated[str, typer.Option(help="Its images: train, val, test, or all.")] = "val",
+    dataset: Annotated[
+        str | None, typer.Option(help="Which data set --data is, where that cannot be found out.")
+    ] = None,
+    skip_missing: SkipMissingOption = False,
+    skip_other_diagnoses: SkipOtherDiagnosesOption = False,
     also: Annotated[
         list[str] | None,
         typer.Option(help="A further data set, another source: one image a lesion is drawn. Can be given again."),
@@ -68,7 +75,19 @@ def audit(
     classifier = load(bundle, device=device)
     options = AuditOptions(replicates=replicates, seed=seed, stress_images=stress_images)
     with progress_bars(progress and sys.stderr.isatty()) as bars:
-        sets = _read_sets(classifier, data, split, also or [], also_images, seed, cache, bars)
+        sets = _read_sets(
+            classifier,
+            data,
+            dataset,
+            split,
+            also or [],
+            also_images,
+            seed,
+            cache,
+            skip_missing,
+            skip_other_diagnoses,
+            bars,
+        )
         result = run_audit(classifier, sets, options=options, progress=bars)
     title = f"Audit of {classifier.config.name}"
     html = report_html(result, title=title, provenance=_provenance(classifier, sets, options.seed, replicates))
@@ -103,21 +122,26 @@ def audit(
 def _read_sets(
     classifier: Classifier,
     data: str,
+    dataset: str | None,
     split: str,
     also: list[str],
     also_images: int,
     seed: int,
     cache: Path | None,
+    skip_missing: bool,
+    skip_other_diagnoses: bool,
     bars: Progress,
 ) -> list[AuditData]:
     from pesi.cli.evaluate import chosen_records
     from pesi.evaluate.audit.data import lesion_grouped_part, one_image_a_lesion, read_audit_data
 
-    given, name = chosen_records(data, None, split), f"{Path(data).stem} {split}"
-    wanted = [(one_image_a_lesion(given, seed), name, given)]
+    given, name = chosen_records(data, dataset, split, skip_missing), f"{Path(data).stem} {split}"
+    of_task = records_of_task(given, classifier.task, skip_other_diagnoses)
+    wanted = [(one_image_a_lesion(of_task, seed), name, given)]
     for other in also:
-        given = chosen_records(other, None, "all")
-        records = lesion_grouped_part(given, classifier.task, also_images, seed)
+        given = chosen_records(other, None, "all", skip_missing)
+        of_task = records_of_task(given, classifier.task, True)
+        records = lesion_grouped_part(of_task, classifier.task, also_images, seed)
         same = sum(before.split(" #")[0] == Path(other).stem for _, before, _ in wanted)
         wanted.append((records, Path(other).stem + f" #{same + 1}" * bool(same), given))
     seen = [unseen_by_network(classifier, records, name, of=given) for records, name, given in wanted]

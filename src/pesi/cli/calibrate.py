@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pesi.cli.divide import SkipMissingOption, SkipOtherDiagnosesOption, records_of_task
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -36,6 +38,8 @@ def calibrate(
     bundle: Annotated[str | None, typer.Argument(help="A bundle's folder. Default: the shipped one.")] = None,
     dataset: Annotated[str | None, typer.Option(help="Which data set it is, where that cannot be found out.")] = None,
     split: Annotated[str, typer.Option(help="The images: train, val, test, or all.")] = "val",
+    skip_missing: SkipMissingOption = False,
+    skip_other_diagnoses: SkipOtherDiagnosesOption = False,
     method: Annotated[
         Method, typer.Option(help="temperature, or vector: a weight and a bias a class (some hundred images).")
     ] = Method.temperature,
@@ -100,13 +104,14 @@ def calibrate(
     if region:
         classifier = _looking_at(classifier, [each.value for each in dict.fromkeys(region)])
     show = progress and sys.stderr.isatty()
-    records = chosen_records(data, dataset, split)
+    records = chosen_records(data, dataset, split, skip_missing)
+    records = records_of_task(records, classifier.task, skip_other_diagnoses)
     unseen_by_network(classifier, records, f"{Path(data).stem} {split}")
     classes = np.array([classifier.task.class_of(str(code)) for code in records["diagnosis"]], np.int64)
     outputs = _outputs(classifier, records, cache, show)
     training = None
     if known is not None:
-        rows = chosen_records(data, dataset, known)
+        rows = chosen_records(data, dataset, known, skip_missing)
         rows = rows[~rows["image_id"].isin(not_trained)]
         rows = rows.sample(min(len(rows), NOVELTY_IMAGES), random_state=seed)
         training = _outputs(classifier, rows, cache, show, regions=1).features

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pesi.cli.divide import image_bar, near_duplicate_pairs
+from pesi.cli.divide import SkipMissingOption, image_bar, near_duplicate_pairs, read_records
 from pesi.cli.status import EXIT_REFUSED
 from pesi.errors import DataError
 
@@ -67,7 +67,7 @@ def check(
     workers: Annotated[int, typer.Option(min=1, help="Images read at the same time.")] = 1,
     progress: _Progress = True,
 ) -> None:
-    """Read every image and mask, and tell what is wrong: damage, exact duplicates, contradicting labels, odd masks.
+    """Read every image and mask, and tell what is wrong: missing and damaged files, copies, odd labels and masks.
 
     Ends with status 1 if anything is.
 
@@ -78,11 +78,12 @@ def check(
         pesi data check photos/ --json report.json --workers 4
     """
     from pesi.datasets.check import check_records
+    from pesi.datasets.readers import survey_dataset
     from pesi.files import write_json
 
-    records = _records(path, dataset)
+    records, reading = survey_dataset(path, dataset=dataset)
     with image_bar("checking", len(records), progress) as report:
-        found = check_records(records, workers=workers, progress=lambda done, total: report(done))
+        found = check_records(records, reading=reading, workers=workers, progress=lambda done, total: report(done))
     if json is not None:
         write_json(json, found.to_dict())
     print(found.to_text())
@@ -124,6 +125,7 @@ def synthetic(
 def duplicates(
     path: _Path,
     dataset: _Dataset = None,
+    skip_missing: SkipMissingOption = False,
     against: Annotated[
         str | None, typer.Option(metavar="PATH", help="Another data set: only pairs of one image of each are found.")
     ] = None,
@@ -155,8 +157,8 @@ def duplicates(
 
     if ids is not None and against is None:
         raise DataError("--ids needs --against.", "Say which data set's images must not be trained with.")
-    records = _records(path, dataset)
-    others = None if against is None else _records(against, None)
+    records = read_records(path, dataset, skip_missing)
+    others = None if against is None else read_records(against, None, skip_missing)
     pairs = near_duplicate_pairs(records, others, progress=progress)
     if out is not None:
         _write_csv(out, pairs)
@@ -184,6 +186,7 @@ def split(
     path: _Path,
     out: Annotated[Path, typer.Option(metavar="CSV", help="Where the record table with its splits goes.")],
     dataset: _Dataset = None,
+    skip_missing: SkipMissingOption = False,
     val: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of the images for validation.")] = 0.15,
     test: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of the images for testing.")] = 0.15,
     seed: Annotated[int, typer.Option(min=0, help="The same seed makes the same splits.")] = 0,
@@ -206,7 +209,7 @@ def split(
 
     if out.suffix.lower() != ".csv":
         raise DataError(f"{out} does not end in .csv.", "Name the table so, or the other commands will not read it.")
-    records = _records(path, dataset)
+    records = read_records(path, dataset, skip_missing)
     pairs = clusters = None
     if near_duplicates:
         from pesi.datasets.duplicates import clusters as cluster_of
@@ -223,12 +226,6 @@ def split(
     if found.leaks:
         print("The data set's own splits were kept, and they share images: see above.", file=sys.stderr)
     print(f"Written: {out} (use it as --data {out})")
-
-
-def _records(path: str, dataset: str | None) -> pd.DataFrame:
-    from pesi.datasets.readers import read_dataset
-
-    return read_dataset(path, dataset=dataset)
 
 
 def _from(folder: Path, path: str | None) -> str | None:

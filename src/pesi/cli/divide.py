@@ -1,4 +1,4 @@
-"""Training and validation parts for the commands that train, where the data set has none."""
+"""The record table that a command works on: read, without what is to be left out, divided where it must be."""
 
 from __future__ import annotations
 
@@ -14,9 +14,58 @@ from pesi.errors import DataError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from pesi.taxonomy import Task
+
 NearDuplicatesOption = Annotated[
     bool, typer.Option(help="Keep near-duplicate images in one part, where a part is made (reads every image).")
 ]
+SkipMissingOption = Annotated[
+    bool, typer.Option("--skip-missing", help="Leave out images (and masks) whose files are not there.")
+]
+SkipOtherDiagnosesOption = Annotated[
+    bool, typer.Option("--skip-other-diagnoses", help="Leave out images with a diagnosis that the task does not know.")
+]
+
+
+def say(text: str) -> None:
+    """Tell the user, on stderr."""
+    print(text, file=sys.stderr)
+
+
+def read_records(data: str, dataset: str | None, skip_missing: bool) -> pd.DataFrame:
+    """`pesi.datasets.readers.read_dataset`, which tells what it leaves out on stderr."""
+    from pesi.datasets.readers import read_dataset
+
+    return read_dataset(data, dataset=dataset, skip_missing=skip_missing, say=lambda text: say(f"pesi: {text}"))
+
+
+def records_of_task(records: pd.DataFrame, task: Task, skip_other_diagnoses: bool) -> pd.DataFrame:
+    """`pesi.datasets.labels.of_task`, which tells what it leaves out on stderr."""
+    from pesi.datasets.labels import of_task
+
+    return of_task(records, task, skip=skip_other_diagnoses, say=lambda text: say(f"pesi: {text}"))
+
+
+def training_records(records: pd.DataFrame, task: str, skip_other_diagnoses: bool) -> pd.DataFrame:
+    """The records without other diagnoses among what could be trained or validated with.
+
+    Args:
+        records: A record table.
+        task: The task's name.
+        skip_other_diagnoses: Leave out images of other diagnoses; else they are an error.
+
+    Raises:
+        DataError: The diagnoses make no sense for a classifier, or some are others.
+    """
+    from pesi.datasets.labels import refuse_senseless
+    from pesi.taxonomy import task_of
+
+    used = records[records["split"] != "test"]
+    known = task_of(task, used["diagnosis"].dropna())
+    used = records_of_task(used, known, skip_other_diagnoses)
+    refuse_senseless(used, known)
+    kept = (records["split"] == "test") | records["image_id"].isin(set(used["image_id"]))
+    return records[kept].reset_index(drop=True)
 
 
 def with_train_and_val(

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pesi.cli.divide import SkipMissingOption, SkipOtherDiagnosesOption, read_records, records_of_task
 from pesi.errors import DataError, PesiError
+from pesi.taxonomy import TASK_NAMES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
 DataOption = Annotated[str, typer.Option(help="The data set's folder, or a CSV file.")]
 DatasetOption = Annotated[str | None, typer.Option(help="Which data set it is, where that cannot be found out.")]
 SplitOption = Annotated[str, typer.Option(help="train, val, test, or all.")]
+TaskOption = Annotated[
+    str, typer.Option(help=f"With predictions of your own: the task that they are for, {', '.join(TASK_NAMES)}.")
+]
 ReplicatesOption = Annotated[int, typer.Option(min=100, help="Bootstrap resamples.")]
 
 
@@ -31,7 +36,9 @@ def evaluate(
     ] = None,
     dataset: DatasetOption = None,
     split: SplitOption = "val",
-    task: Annotated[str, typer.Option(help="With --predictions: the task.")] = "isic2017",
+    skip_missing: SkipMissingOption = False,
+    skip_other_diagnoses: SkipOtherDiagnosesOption = False,
+    task: TaskOption = "isic2017",
     views: Annotated[str | None, typer.Option(help="single, flips4, grid9 or scales12. Default: the bundle's.")] = None,
     operating_point: Annotated[
         str | None, typer.Option(help="Threshold to use, by its name in the bundle: sensitivity_0.90. Default: 0.5.")
@@ -54,23 +61,26 @@ def evaluate(
     from pesi.predict.tables import read_prediction_table
     from pesi.taxonomy import task_of
 
-    records = chosen_records(data, dataset, split)
+    records = chosen_records(data, dataset, split, skip_missing)
     show = progress and sys.stderr.isatty()
-    provenance = {"images": f"{split} of {Path(data).name}", "ids": _ids_hash(records)}
+    provenance = {"images": f"{split} of {Path(data).name}"}
     if predictions is not None:
         if bundle is not None:
             raise typer.BadParameter("Give --bundle or --predictions, not both.")
+        known = task_of(task, records["diagnosis"].dropna())
+        records = records_of_task(records, known, skip_other_diagnoses)
+        provenance["ids"] = _ids_hash(records)
         table = read_prediction_table(predictions)
         table = table[table["image_id"].isin(set(records["image_id"]))]
         provenance["predictions"] = predictions.name
-        evaluation = evaluate_predictions(
-            table, records, task_of(task, records["diagnosis"].dropna()), replicates=replicates, seed=seed
-        )
+        evaluation = evaluate_predictions(table, records, known, replicates=replicates, seed=seed)
         _write(out, evaluation, table, f"Predictions on {split}", provenance, None, [])
         return
     from pesi.predict.loading import load
 
     classifier = load(bundle, device=device)
+    records = records_of_task(records, classifier.task, skip_other_diagnoses)
+    provenance["ids"] = _ids_hash(records)
     table = predict_table(classifier, records, views, show)
     thresholds = _thresholds(classifier, operating_point)
     evaluation = evaluate_predictions(
@@ -99,7 +109,9 @@ def compare(
     data: DataOption,
     dataset: DatasetOption = None,
     split: SplitOption = "val",
-    task: Annotated[str, typer.Option(help="The task.")] = "isic2017",
+    skip_missing: SkipMissingOption = False,
+    skip_other_diagnoses: SkipOtherDiagnosesOption = False,
+    task: TaskOption = "isic2017",
     out: Annotated[Path | None, typer.Option(help="Also write the result as JSON.")] = None,
     replicates: ReplicatesOption = 2000,
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
@@ -117,30 +129,30 @@ def compare(
     from pesi.predict.tables import read_prediction_table
     from pesi.taxonomy import task_of
 
-    records = chosen_records(data, dataset, split)
+    records = chosen_records(data, dataset, split, skip_missing)
+    known = task_of(task, records["diagnosis"].dropna())
+    records = records_of_task(records, known, skip_other_diagnoses)
     tables = []
     for path in (a, b):
         table = read_prediction_table(path / "predictions.csv" if path.is_dir() else path)
         tables.append(table[table["image_id"].isin(set(records["image_id"]))])
-    known = task_of(task, records["diagnosis"].dropna())
     comparison = compare_predictions(tables[0], tables[1], records, known, replicates=replicates, seed=seed)
     print(f"A: {a}\nB: {b}\n{comparison.to_text()}", end="")
     if out is not None:
         write_json(out, comparison.to_dict())
 
 
-def chosen_records(data: str, dataset: str | None, split: str) -> pd.DataFrame:
+def chosen_records(data: str, dataset: str | None, split: str, skip_missing: bool = False) -> pd.DataFrame:
     """The labelled images of one split.
 
     Raises:
         DataError: The split's name is unknown, or it holds no labelled images.
     """
-    from pesi.datasets.readers import read_dataset
     from pesi.datasets.records import SPLITS
 
     if split not in (*SPLITS, "all"):
         raise DataError(f"Unknown split {split!r}.", f"Choose one of: {', '.join(SPLITS)}, all.")
-    records = read_dataset(data, dataset=dataset)
+    records = read_records(data, dataset, skip_missing)
     chosen = records if split == "all" else records[records["split"] == split]
     if not len(chosen):
         found = ", ".join(sorted(set(records["split"].dropna()))) or "none"

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pesi.cli.divide import NearDuplicatesOption, with_train_and_val
+from pesi.cli.divide import NearDuplicatesOption, SkipMissingOption, read_records, say, with_train_and_val
 from pesi.cli.evaluate import DataOption, DatasetOption, ReplicatesOption, SplitOption
 from pesi.cli.status import refused_status
-from pesi.cli.train import refuse_with_resume, say
+from pesi.cli.train import refuse_with_resume
 from pesi.datasets.inputs import image_files, image_ids
 from pesi.errors import DataError, ImageError
 
@@ -39,6 +39,7 @@ def train(
     recipe: Annotated[str | None, typer.Argument(help="segmenter-lite0, or a .toml file.")] = None,
     data: Annotated[str | None, typer.Option(help="The data set's folder, or a CSV file; it needs masks.")] = None,
     dataset: DatasetOption = None,
+    skip_missing: SkipMissingOption = False,
     pretrained: Annotated[
         str | None,
         typer.Option(
@@ -90,7 +91,7 @@ def train(
             workers=workers,
             cache_dir=str(cache) if cache else None,
         )
-        _start(str(recipe), set_ or [], folder, settings, dataset, near_duplicates, progress)
+        _start(str(recipe), set_ or [], folder, settings, dataset, skip_missing, near_duplicates, progress)
     run_segmenter_training(folder, say=say, show_progress=progress and sys.stderr.isatty())
     _score_run(folder)
 
@@ -101,6 +102,7 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="The folder for metrics.json and per_image.csv.")],
     bundle: BundleOption = None,
     dataset: DatasetOption = None,
+    skip_missing: SkipMissingOption = False,
     split: SplitOption = "val",
     replicates: ReplicatesOption = 2000,
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
@@ -119,7 +121,7 @@ def evaluate(
     """
     from pesi.evaluate.segmentation import evaluate_segmenter
 
-    records = _records(data, dataset, split)
+    records = _records(data, dataset, split, skip_missing)
     segmenter = _open(bundle, device)
     masked = int(records["mask_path"].notna().sum())
     with _bar(masked, "segmenting", progress) as bar:
@@ -190,14 +192,13 @@ def segment(
         raise typer.Exit(refused_status(refused, len(paths)))
 
 
-def _records(data: str, dataset: str | None, split: str) -> pd.DataFrame:
+def _records(data: str, dataset: str | None, split: str, skip_missing: bool) -> pd.DataFrame:
     """The images of one split; unlike for a classifier's scores they need no diagnosis."""
-    from pesi.datasets.readers import read_dataset
     from pesi.datasets.records import SPLITS
 
     if split not in (*SPLITS, "all"):
         raise DataError(f"Unknown split {split!r}.", f"Choose one of: {', '.join(SPLITS)}, all.")
-    records = read_dataset(data, dataset=dataset)
+    records = read_records(data, dataset, skip_missing)
     return records if split == "all" else records[records["split"] == split]
 
 
@@ -229,10 +230,10 @@ def _start(
     folder: Path,
     settings: Any,
     dataset: str | None,
+    skip_missing: bool,
     near_duplicates: bool,
     progress: bool,
 ) -> None:
-    from pesi.datasets.readers import read_dataset
     from pesi.train.segmenter_recipe import load_segmenter_recipe
     from pesi.train.segmenter_run import pretrained_encoder, start_segmenter_run
     from pesi.train.trainer import check_accelerator, check_new_run
@@ -242,7 +243,7 @@ def _start(
     check_accelerator(settings.accelerator)
     pretrained_encoder(resolved, settings)  # before anything is written: they may be missing
     records = with_train_and_val(
-        read_dataset(settings.data, dataset=dataset),
+        read_records(settings.data, dataset, skip_missing),
         val=resolved.val_share,
         seed=resolved.seed,
         near_duplicates=near_duplicates,

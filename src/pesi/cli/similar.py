@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pesi.cli.divide import SkipMissingOption
 from pesi.cli.evaluate import DatasetOption
 from pesi.cli.segmenter import DeviceOption, ProgressOption
 from pesi.cli.status import EXIT_REFUSED
@@ -31,6 +32,7 @@ def build(
     bundle: BundleOption = None,
     dataset: DatasetOption = None,
     split: Annotated[str, typer.Option(help="train, val, test, or all.")] = "train",
+    skip_missing: SkipMissingOption = False,
     device: DeviceOption = None,
     progress: ProgressOption = True,
 ) -> None:
@@ -52,7 +54,7 @@ def build(
     from pesi.predict.loading import load
     from pesi.predict.similar import build_reference
 
-    records = chosen_records(data, dataset, split)
+    records = chosen_records(data, dataset, split, skip_missing)
     classifier = load(bundle, device=device)
     refusals: list[Refusal] = []
     show = progress and sys.stderr.isatty()

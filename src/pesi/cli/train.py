@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pesi.cli.divide import NearDuplicatesOption, with_train_and_val
+from pesi.cli.divide import (
+    NearDuplicatesOption,
+    SkipMissingOption,
+    SkipOtherDiagnosesOption,
+    read_records,
+    say,
+    training_records,
+    with_train_and_val,
+)
+from pesi.taxonomy import TASK_NAMES
 
 if TYPE_CHECKING:
     from pesi.train.run import RunSettings
@@ -23,6 +32,8 @@ def train(
     ] = None,
     data: Annotated[str | None, typer.Option(help="The data set's folder, or a CSV file.")] = None,
     dataset: Annotated[str | None, typer.Option(help="Which data set it is, where that cannot be found out.")] = None,
+    skip_missing: SkipMissingOption = False,
+    skip_other_diagnoses: SkipOtherDiagnosesOption = False,
     pretrained: Annotated[
         str | None,
         typer.Option(
@@ -37,7 +48,12 @@ def train(
     ] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder, as it was started.")] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", help="Override a recipe's field: optimizer.lr=1e-3.")
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help=f"Override a recipe's field: optimizer.lr=1e-3, or task=NAME, one of {', '.join(TASK_NAMES)} (a class "
+            "of each diagnosis).",
+        ),
     ] = None,
     devices: Annotated[
         int, typer.Option(min=1, help="Processes on the CPU, or GPUs; more than one trains by DDP.")
@@ -88,7 +104,8 @@ def train(
             workers=workers,
             cache_dir=str(cache) if cache else None,
         )
-        _start(str(recipe), set_ or [], folder, settings, exclude, near_duplicates, progress)
+        read = (skip_missing, skip_other_diagnoses)
+        _start(str(recipe), set_ or [], folder, settings, exclude, near_duplicates, progress, read)
     os.environ[_JOIN] = str(folder)
     try:
         result = run_training(folder, say=say, show_progress=progress and sys.stderr.isatty())
@@ -99,11 +116,6 @@ def train(
 
 
 _JOIN = "PESI_RUN_FOLDER"
-
-
-def say(text: str) -> None:
-    """Tell the user, on stderr."""
-    print(text, file=sys.stderr)
 
 
 def refuse_with_resume(ctx: typer.Context) -> None:
@@ -128,8 +140,8 @@ def _start(
     exclude: Path | None,
     near_duplicates: bool,
     progress: bool,
+    read: tuple[bool, bool],
 ) -> None:
-    from pesi.datasets.readers import read_dataset
     from pesi.datasets.splits import read_ids
     from pesi.taxonomy import task_of
     from pesi.train.recipe import load_recipe
@@ -140,8 +152,11 @@ def _start(
     check_new_run(folder)
     check_accelerator(settings.accelerator, settings.devices)
     pretrained_file(resolved, settings)
+    skip_missing, skip_other_diagnoses = read
     records = with_train_and_val(
-        read_dataset(settings.data, dataset=settings.dataset),
+        training_records(
+            read_records(settings.data, settings.dataset, skip_missing), resolved.task, skip_other_diagnoses
+        ),
         val=resolved.val_share,
         seed=resolved.seed,
         near_duplicates=near_duplicates,

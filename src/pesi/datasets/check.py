@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pesi.datasets.labels import senseless_labels
+from pesi.datasets.readers.reading import Fault, Reading
 from pesi.datasets.records import SPLITS
 from pesi.errors import DataError, ImageError
 from pesi.images.decode import decode_image, decode_mask
@@ -20,15 +22,6 @@ from pesi.images.decode import decode_image, decode_mask
 NO_SPLIT = "(no split)"
 NO_DIAGNOSIS = "(no diagnosis)"
 _SHOWN = 20  # entries of each list in the text; the dictionary has them all
-
-
-@dataclass(frozen=True)
-class Fault:
-    """One file that is not as it should be."""
-
-    image_id: str
-    path: str
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -57,13 +50,15 @@ class CheckReport:
         readable: Images that could be decoded.
         counts: Images by split and diagnosis, whether readable or not.
         sizes: Upright images by (width, height), readable ones only.
-        missing: Image files that do not exist.
-        unreadable: Image files that exist and are refused, with the reason.
+        missing: Files that do not exist.
+        unreadable: Image files that exist and are refused, and folders that may not be read, with the reason.
         duplicates: Groups of different files with the same pixels.
         mislabelled: The groups among them with more than one diagnosis.
         labelled_twice: Ids or files that stand in more than one row.
         masks: Masks that are missing, unreadable, empty or of another size than their image.
         masks_read: Masks that the table names for readable images.
+        labels: Why a classifier could not learn from the diagnoses, a sentence each.
+        remarks: What else the user should know of the files.
     """
 
     images: int
@@ -77,11 +72,14 @@ class CheckReport:
     labelled_twice: tuple[Fault, ...]
     masks: tuple[Fault, ...]
     masks_read: int
+    labels: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
-        """True if every image is there, readable, once, with one label, and every mask fits its image."""
-        return not (self.missing or self.unreadable or self.duplicates or self.labelled_twice or self.masks)
+        """True if every image is there, readable, once, with one label of sense, and every mask fits its image."""
+        files = self.missing or self.unreadable or self.duplicates or self.labelled_twice or self.masks
+        return not (files or self.labels)
 
     def to_dict(self) -> dict[str, Any]:
         """The whole report in JSON's types."""
@@ -100,6 +98,8 @@ class CheckReport:
             "labelled_twice": [vars(fault) for fault in self.labelled_twice],
             "masks": [vars(fault) for fault in self.masks],
             "masks_read": self.masks_read,
+            "labels": list(self.labels),
+            "remarks": list(self.remarks),
         }
 
     def to_text(self) -> str:
@@ -109,9 +109,11 @@ class CheckReport:
             lines += ["", *_size_lines(self.sizes)]
         if self.masks_read:
             lines += ["", f"{self.masks_read} masks read"]
+        if self.remarks:
+            lines += ["", *self.remarks]
         faults: tuple[tuple[str, Sequence[Fault]], ...] = (
-            ("image files are missing", self.missing),
-            ("image files are unreadable", self.unreadable),
+            ("files are missing", self.missing),
+            ("files or folders are unreadable", self.unreadable),
             ("rows repeat an image", self.labelled_twice),
             ("masks do not fit", self.masks),
         )
@@ -124,12 +126,18 @@ class CheckReport:
         if self.duplicates:
             lines += ["", f"{len(self.duplicates)} groups of images have the same pixels:"]
             lines += _shown(map(_copies_text, self.duplicates))
+        if self.labels:
+            lines += ["", "A classifier cannot learn from diagnoses like these:", *_shown(self.labels)]
         lines += ["", "Everything is in order." if self.ok else "The data are not in order: see above."]
         return "\n".join(lines)
 
 
 def check_records(
-    records: pd.DataFrame, *, workers: int = 1, progress: Callable[[int, int], None] | None = None
+    records: pd.DataFrame,
+    *,
+    reading: Reading | None = None,
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
 ) -> CheckReport:
     """Decode every image and mask of a record table and report what is wrong.
 
@@ -138,6 +146,7 @@ def check_records(
 
     Args:
         records: A record table.
+        reading: What else was found when it was read (`pesi.datasets.readers.survey_dataset`).
         workers: Images decoded at the same time, in threads (decoding and hashing release Python's lock).
         progress: Called with (images done, images in all) after each image.
 
@@ -161,19 +170,22 @@ def check_records(
             if progress is not None:
                 progress(len(found), len(rows))
     duplicates = _copies(rows, found)
+    reading = reading or Reading()
     sizes = Counter(one.size for one in found if one.size is not None)
     return CheckReport(
         images=len(rows),
         readable=sum(one.size is not None for one in found),
         counts=_counts(rows),
         sizes=dict(sorted(sizes.items(), key=lambda item: (-item[1], item[0]))),
-        missing=tuple(one.missing for one in found if one.missing is not None),
-        unreadable=tuple(one.unreadable for one in found if one.unreadable is not None),
+        missing=(*reading.missing, *(one.missing for one in found if one.missing is not None)),
+        unreadable=(*reading.unreadable, *(one.unreadable for one in found if one.unreadable is not None)),
         duplicates=duplicates,
         mislabelled=tuple(copies for copies in duplicates if len(copies.diagnoses) > 1),
         labelled_twice=_labelled_twice(rows),
         masks=tuple(one.mask for one in found if one.mask is not None),
         masks_read=sum(row.mask is not None and one.size is not None for row, one in zip(rows, found, strict=True)),
+        labels=tuple(senseless_labels(records)),
+        remarks=tuple(reading.remarks),
     )
 
 

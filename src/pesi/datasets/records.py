@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ COLUMNS: tuple[str, ...] = (
     "source",  # str, the data set's name
 )
 SPLITS: tuple[str, ...] = ("train", "val", "test")
+_LISTED = 10
 
 
 def record_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
@@ -78,3 +79,9 @@ def with_absolute_paths(records: pd.DataFrame) -> pd.DataFrame:
             for column in ("path", "mask_path")
         }
     )
+
+
+def listed(entries: Sequence[str]) -> str:
+    """The first ten entries, a line each, and how many more there are."""
+    lines = [f"\n  {entry}" for entry in entries[:_LISTED]]
+    return "".join(lines) + (f"\n  and {len(entries) - _LISTED} more" if len(entries) > _LISTED else "")

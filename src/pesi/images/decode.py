@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -238,6 +239,7 @@ def _file(source: str | Path | bytes, name: str) -> Iterator[IO[bytes]]:
         path = Path(source)
         try:
             if path.is_dir():
+                os.scandir(path).close()  # one that may not be read says so
                 raise ImageError(f"{name} is a folder.", "Give the image files in it.")
             if not path.exists():
                 raise ImageError(f"{name} does not exist.", "Check the path.")

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from pesi.datasets.readers import (
-    derm7pt,
-    folder,
-    ham10000,
-    isic2016,
-    isic2017,
-    isic2018,
-    isic2019,
-    isic2020,
-    own_csv,
-    ph2,
+from pesi.datasets.image_files import subfolders
+from pesi.datasets.labels import of_task
+from pesi.datasets.readers import derm7pt, folder, own_csv, ph2
+from pesi.datasets.readers.challenges import (
+    HAM10000,
+    ISIC2016,
+    ISIC2017,
+    ISIC2018,
+    ISIC2019,
+    ISIC2020,
+    matches_isic2017,
+    read_isic2017,
 )
-from pesi.datasets.readers.csv_file import csv_header
+from pesi.datasets.readers.csv_file import TABLE_SUFFIXES, csv_header, read_csv
+from pesi.datasets.readers.reading import Reading
+from pesi.datasets.records import listed, record_table
 from pesi.errors import DataError
+from pesi.taxonomy import Task
+
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -30,14 +38,14 @@ class Reader:
 
     Args:
         name: The name for `read_dataset(..., dataset=name)`.
-        read: Gives the record table of a folder.
+        read: Gives the records of a folder, and notes what is not there.
         matches: Whether a folder looks like this data set.
         looks_for: What `matches` looks for, for the user.
         general: Whether it reads anybody's files; such readers are asked only where no data set's own reader matches.
     """
 
     name: str
-    read: Callable[[Path], pd.DataFrame]
+    read: Callable[[Path, Reading], list[dict[str, Any]]]
     matches: Callable[[Path], bool]
     looks_for: str
     general: bool = False
@@ -46,12 +54,12 @@ class Reader:
 READERS: dict[str, Reader] = {
     reader.name: reader
     for reader in (
-        Reader("isic2016", isic2016.read_isic2016, isic2016.matches, isic2016.LOOKS_FOR),
-        Reader("isic2017", isic2017.read_isic2017, isic2017.matches, isic2017.LOOKS_FOR),
-        Reader("isic2018", isic2018.read_isic2018, isic2018.matches, isic2018.LOOKS_FOR),
-        Reader("isic2019", isic2019.read_isic2019, isic2019.matches, isic2019.LOOKS_FOR),
-        Reader("isic2020", isic2020.read_isic2020, isic2020.matches, isic2020.LOOKS_FOR),
-        Reader("ham10000", ham10000.read_ham10000, ham10000.matches, ham10000.LOOKS_FOR),
+        Reader("isic2016", ISIC2016.read, ISIC2016.matches, ISIC2016.looks_for),
+        Reader("isic2017", read_isic2017, matches_isic2017, ISIC2017.looks_for),
+        Reader("isic2018", ISIC2018.read, ISIC2018.matches, ISIC2018.looks_for),
+        Reader("isic2019", ISIC2019.read, ISIC2019.matches, ISIC2019.looks_for),
+        Reader("isic2020", ISIC2020.read, ISIC2020.matches, ISIC2020.looks_for),
+        Reader("ham10000", HAM10000.read, HAM10000.matches, HAM10000.looks_for),
         Reader("ph2", ph2.read_ph2, ph2.matches, ph2.LOOKS_FOR),
         Reader("derm7pt", derm7pt.read_derm7pt, derm7pt.matches, derm7pt.LOOKS_FOR),
         Reader("folder", folder.read_folder, folder.matches, folder.LOOKS_FOR, general=True),
@@ -60,43 +68,110 @@ READERS: dict[str, Reader] = {
 }
 
 
-def read_dataset(root: str | Path, *, dataset: str | None = None) -> pd.DataFrame:
+def read_dataset(
+    root: str | Path,
+    *,
+    dataset: str | None = None,
+    skip_missing: bool = False,
+    task: Task | None = None,
+    skip_other_diagnoses: bool = False,
+    say: Say | None = None,
+) -> pd.DataFrame:
     """The record table of a data set.
 
     Args:
         root: The data set's folder, or a CSV file.
         dataset: One of `READERS`; None: found out by what lies in `root`.
+        skip_missing: Leave out images whose files are not there, and masks; else they are an error.
+        task: Where given, every diagnosis must belong to one of its classes.
+        skip_other_diagnoses: Leave out images of other diagnoses; else they are an error.
+        say: Told what was left out, and what else a user should know of the files. Default: Python's warnings.
 
     Returns:
         A record table (`pesi.datasets.records`) with absolute paths.
 
     Raises:
-        DataError: There is no such folder or reader, none or several readers match, or the files are at fault.
+        DataError: There is no such folder or reader, none or several readers match, the files are at fault, or some
+            are not there; all of these are counted, and the first ten named.
+    """
+    say = say or (lambda text: warnings.warn(text, stacklevel=3))
+    records, reading = survey_dataset(root, dataset=dataset)
+    for text in (*reading.remarks, *(f"{fault.reason} What it holds is left out." for fault in reading.unreadable)):
+        say(text)
+    if reading.missing:
+        told = f"{len(reading.missing)} file(s) of {root} are not there"
+        reasons = listed([fault.reason for fault in reading.missing])
+        if not skip_missing:
+            cure = "Add them, or correct the names; or leave them out with --skip-missing."
+            raise DataError(f"{told}:{reasons}", cure)
+        say(f"{told}, and were left out:{reasons}")
+    if task is not None:
+        records = of_task(records, task, skip=skip_other_diagnoses, say=say)
+    return records
+
+
+def survey_dataset(root: str | Path, *, dataset: str | None = None) -> tuple[pd.DataFrame, Reading]:
+    """The record table of the images that are there, and what else was found: see `read_dataset`.
+
+    Raises:
+        DataError: As `read_dataset`; missing files only where no image is there.
     """
     if dataset is not None and dataset not in READERS:
         raise DataError(f"Unknown data set {dataset!r}.", f"Choose one of: {', '.join(READERS)}.")
     path = Path(root).expanduser().absolute()
     if not path.exists():
         raise DataError(f"There is no {root}.", "Check the path of the data set.")
+    try:
+        reader = _reader(path, root, dataset)
+    except PermissionError as error:
+        raise DataError(f"{error.filename} cannot be read: {error.strerror}.", "Change its permissions.") from error
+    reading = Reading()
+    rows = reader.read(path, reading)
+    if not rows and reading.missing:
+        reasons = listed([fault.reason for fault in reading.missing])
+        raise DataError(f"No image of {root} is there, {len(reading.missing)} are missing:{reasons}", "Add the images.")
+    if not rows:
+        raise DataError(
+            f"{root} holds no images of {reader.name}." if not reader.general else f"{root} holds no images.",
+            f"It was looked for: {reader.looks_for}.",
+        )
+    return record_table(rows), reading
+
+
+def _reader(path: Path, root: str | Path, dataset: str | None) -> Reader:
     if dataset is not None:
         reader = READERS[dataset]
         if not reader.matches(path):
             raise DataError(f"{root} does not look like {dataset}; it {_content(path)}.", f"Needed: {reader.looks_for}")
-        return reader.read(path)
-    found = [reader for reader in READERS.values() if not reader.general and reader.matches(path)]
-    found = found or [reader for reader in READERS.values() if reader.general and reader.matches(path)]
+        return reader
+    found = _matching(path)
     if len(found) > 1:
         names = ", ".join(reader.name for reader in found)
-        raise DataError(f"{root} could be any of: {names}.", f"Say which one it is (dataset: {found[0].name}, ...).")
+        cure = f"Say which one it is (--dataset {found[0].name}, ...)."
+        raise DataError(f"{root} could be any of: {names}.", cure)
     if not found:
+        tables = [path] if path.is_file() else sorted(path.iterdir())
+        tables = [file for file in tables if file.suffix.lower() in TABLE_SUFFIXES and file.is_file()]
+        if len(tables) == 1:
+            read_csv(tables[0], remarks=[])  # says what is wrong with it
+        inside = [folder for folder in subfolders(path) if len(_matching(folder)) == 1]
         known = "".join(f"\n     {reader.name}: {reader.looks_for}" for reader in READERS.values())
-        raise DataError(f"{root} is no data set that we know; it {_content(path)}.", f"It was looked for:{known}")
-    return found[0].read(path)
+        known = f"Did you mean {inside[0]}?" if len(inside) == 1 else f"It was looked for:{known}"
+        raise DataError(f"{root} is no data set that we know; it {_content(path)}.", known)
+    return found[0]
+
+
+def _matching(path: Path) -> list[Reader]:
+    found = [reader for reader in READERS.values() if not reader.general and reader.matches(path)]
+    found = found or [reader for reader in READERS.values() if reader.general and reader.matches(path)]
+    if len(found) > 1 and all(reader.general for reader in found) and not folder.named_as_diagnoses(path):
+        found = [READERS["csv"]]
+    return found
 
 
 def _content(path: Path) -> str:
     if path.is_file():
-        header = csv_header(path) if path.suffix.lower() == ".csv" else []
+        header = csv_header(path) if path.suffix.lower() in TABLE_SUFFIXES else []
         return f"is a file with the columns {', '.join(header)}" if header else "is a file"
     names = sorted(entry.name + "/" * entry.is_dir() for entry in path.iterdir() if not entry.name.startswith("."))
     if not names:

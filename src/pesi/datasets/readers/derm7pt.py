@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-import pandas as pd
-
-from pesi.datasets.readers.csv_file import Row, read_csv
-from pesi.datasets.readers.image_files import image_of, is_image
-from pesi.datasets.records import record_table
+from pesi.datasets.image_files import is_image, walk
+from pesi.datasets.readers.csv_file import Row
+from pesi.datasets.readers.reading import Reading
 from pesi.errors import DataError
 
 LOOKS_FOR = "meta/meta.csv with the columns diagnosis, derm, case_num"
@@ -37,7 +36,7 @@ def matches(root: Path) -> bool:
     return (root / "meta" / "meta.csv").is_file()
 
 
-def read_derm7pt(root: Path) -> pd.DataFrame:
+def read_derm7pt(root: Path, reading: Reading) -> list[dict[str, Any]]:
     """Read Derm7pt (Kawahara et al. 2018) with its official splits; only the dermoscopic image (`derm`) of a case.
 
     `meta/{train,valid,test}_indexes.csv` hold, in a column `indexes`, positions in `meta/meta.csv` counted from 0.
@@ -45,22 +44,25 @@ def read_derm7pt(root: Path) -> pd.DataFrame:
     lesion of its own.
 
     Raises:
-        DataError: An unknown diagnosis, a bad index, or an image that is not there.
+        DataError: An unknown diagnosis, or a bad index.
     """
     file = root / "meta" / "meta.csv"
-    table = read_csv(file, needed=("diagnosis", "derm", "case_num"))
-    splits = _splits(root / "meta", len(table))
+    table = reading.rows(file, needed=("diagnosis", "derm", "case_num"))
+    splits = _splits(root / "meta", len(table), reading)
     folder = root / "images"
-    files = sorted(folder.rglob("*")) if folder.is_dir() else []
-    images = {_key(path.relative_to(folder)): path for path in files if is_image(path.name)}
+    files = (path / name for path, names in walk(folder, reading.closed) for name in names if is_image(name))
+    images = {_key(path.relative_to(folder)): path for path in files}
     rows = []
     for index, row in enumerate(table):
         name = _key(Path(row.needed("derm").replace("\\", "/")))
         case = row.needed("case_num")
+        path = reading.image(images, Row(row.file, row.number, {"derm": name}), "derm", [folder])
+        if path is None:
+            continue
         rows.append(
             {
                 "image_id": f"derm7pt_{case}",
-                "path": str(image_of(images, Row(row.file, row.number, {"derm": name}), "derm", [folder])),
+                "path": str(path),
                 "diagnosis": row.one_of("diagnosis", _CODES),
                 "lesion_id": case,
                 "split": splits.get(index),
@@ -69,20 +71,20 @@ def read_derm7pt(root: Path) -> pd.DataFrame:
                 "source": "derm7pt",
             }
         )
-    return record_table(rows)
+    return rows
 
 
 def _key(path: Path) -> str:
     return path.with_suffix("").as_posix().lower()
 
 
-def _splits(folder: Path, count: int) -> dict[int, str]:
+def _splits(folder: Path, count: int, reading: Reading) -> dict[int, str]:
     """Split by position in meta.csv."""
     splits: dict[int, str] = {}
     for split, name in _INDEXES.items():
         if not (folder / name).is_file():
             continue
-        for row in read_csv(folder / name, needed=("indexes",)):
+        for row in reading.rows(folder / name, needed=("indexes",)):
             value = row.needed("indexes")
             if not value.isdecimal() or int(value) >= count:
                 raise row.error("indexes", f"is {value!r}, no position in meta.csv", f"They run from 0 to {count - 1}.")

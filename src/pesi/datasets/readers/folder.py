@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import re
 from pathlib import Path
+from typing import Any
 
-import pandas as pd
-
-from pesi.datasets.readers.diagnosis_names import diagnosis_code
-from pesi.datasets.readers.image_files import has_images, image_paths, subfolders
-from pesi.datasets.records import record_table
+from pesi.datasets.diagnosis_names import diagnosis_code
+from pesi.datasets.image_files import has_images, image_paths, subfolders
+from pesi.datasets.inputs import image_ids
+from pesi.datasets.readers.reading import Reading
 from pesi.errors import DataError
+from pesi.taxonomy import DIAGNOSES
 
 LOOKS_FOR = "<class>/*.jpg, or {train,val,test}/<class>/*.jpg, with at least two classes"
 
@@ -23,7 +24,10 @@ SPLIT_NAMES = {
     "test": "test",
     "testing": "test",
 }
-_NO_CLASSES = frozenset({"images", "masks", "image", "mask", "img", "imgs"})
+# Where data sets keep all their images, also in parts: "imgs_part_1".
+_NO_CLASS = re.compile(
+    r"(.*_)?(images?|imgs?|masks?|jpe?gs?|pngs?|photos?|pictures?)([_ -]?part)?[_ -]?\d*", re.IGNORECASE
+)
 
 
 def matches(root: Path) -> bool:
@@ -33,12 +37,18 @@ def matches(root: Path) -> bool:
     return len(classes) >= 2
 
 
-def read_folder(root: Path) -> pd.DataFrame:
+def named_as_diagnoses(root: Path) -> bool:
+    """Whether a class is named as a diagnosis is; else a table of labels beside the folders says more than they."""
+    parents = _split_folders(root) or [root]
+    return any(diagnosis_code(path.name) in DIAGNOSES for parent in parents for path in _class_folders(parent))
+
+
+def read_folder(root: Path, reading: Reading) -> list[dict[str, Any]]:
     """Read `root/<class>/*.jpg` or `root/{train,val,test}/<class>/*.jpg`.
 
     A class that is an ISIC abbreviation or a full name, in any case, becomes the abbreviation; others stay as they
-    are. Pictures directly in `test/` have no diagnosis. An image's id is its file name without the ending; where
-    that is not unique in the whole set, all ids are the paths below `root`, with `_` between their parts.
+    are. Pictures directly in `test/` have no diagnosis. An image's id is its file name without the ending; images
+    whose names are equal have the paths below `root` instead, with `_` between their parts.
 
     Raises:
         DataError: Nothing found, or class folders lie beside split folders.
@@ -54,25 +64,23 @@ def read_folder(root: Path) -> pd.DataFrame:
             )
         for path in splits:
             split = SPLIT_NAMES[path.name.lower()]
-            found += [(image, None, split) for image in image_paths(path)]
-            found += _labelled(path, split)
+            found += [(image, None, split) for image in image_paths(path, reading.closed)]
+            found += _labelled(path, split, reading)
     else:
-        found = _labelled(root, None)
-    unique = max(Counter(path.stem for path, _, _ in found).values(), default=0) == 1
-    return record_table(
-        {
-            "image_id": path.stem if unique else "_".join(path.relative_to(root).with_suffix("").parts),
-            "path": str(path),
-            "diagnosis": diagnosis,
-            "split": split,
-            "source": "folder",
-        }
-        for path, diagnosis, split in found
-    )
+        found = _labelled(root, None, reading)
+    ids = image_ids([path for path, _, _ in found], root=root)
+    return [
+        {"image_id": image_id, "path": str(path), "diagnosis": diagnosis, "split": split, "source": "folder"}
+        for image_id, (path, diagnosis, split) in zip(ids, found, strict=True)
+    ]
 
 
-def _labelled(folder: Path, split: str | None) -> list[tuple[Path, str | None, str | None]]:
-    return [(image, diagnosis_code(path.name), split) for path in _class_folders(folder) for image in image_paths(path)]
+def _labelled(folder: Path, split: str | None, reading: Reading) -> list[tuple[Path, str | None, str | None]]:
+    return [
+        (image, diagnosis_code(path.name), split)
+        for path in _class_folders(folder)
+        for image in image_paths(path, reading.closed)
+    ]
 
 
 def _split_folders(root: Path) -> list[Path]:
@@ -80,5 +88,5 @@ def _split_folders(root: Path) -> list[Path]:
 
 
 def _class_folders(folder: Path) -> list[Path]:
-    named = {*SPLIT_NAMES, *_NO_CLASSES}
-    return [path for path in subfolders(folder) if path.name.lower() not in named]
+    inner = subfolders(folder)
+    return [path for path in inner if path.name.lower() not in SPLIT_NAMES and not _NO_CLASS.fullmatch(path.name)]

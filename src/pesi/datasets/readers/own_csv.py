@@ -1,75 +1,118 @@
-"""Any CSV file that names images and their diagnoses, by the record table's column names or common other ones."""
+"""Any CSV file that names images and their diagnoses: a user's own, or an export of the ISIC archive and its like."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
+import re
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-import pandas as pd
-
-from pesi.datasets.readers.csv_file import Row, csv_header, read_csv
-from pesi.datasets.readers.diagnosis_names import diagnosis_code
+from pesi.datasets.diagnosis_names import archive_code, diagnosis_code, without_code
+from pesi.datasets.image_files import SUFFIXES, walk
+from pesi.datasets.inputs import distinct_ids
+from pesi.datasets.readers.csv_file import TABLE_SUFFIXES, Row, csv_header
 from pesi.datasets.readers.folder import SPLIT_NAMES
-from pesi.datasets.readers.image_files import SUFFIXES, images_by_name
-from pesi.datasets.records import record_table
+from pesi.datasets.readers.reading import Reading
 from pesi.errors import DataError
+from pesi.taxonomy import DIAGNOSES
 
-LOOKS_FOR = "a .csv file, or a folder with exactly one, with columns for the image (image_id or path) and diagnosis"
+LOOKS_FOR = (
+    "a .csv or .tsv file, or a folder with exactly one, with columns for the image (image_id or path) and its "
+    "diagnosis (diagnosis, diagnosis_1 to diagnosis_5, benign_malignant, target, or a 0/1 column a class)"
+)
 
-# For each column of the record table the names it may have, compared in lower case; the first that is there counts.
-# `path` is looked up from the CSV's folder; the other image columns may hold ids or file names.
+# For each column of the record table the names it may have (lower case, `_` for blanks); the first that is there
+# counts. `path` is looked up from the CSV's folder; the other image columns may hold ids or file names.
 _NAMES: dict[str, tuple[str, ...]] = {
-    "image_id": ("image_id", "isic_id", "image_name", "image", "filename", "file_name", "file", "id"),
+    "image_id": (
+        *("image_id", "isic_id", "img_id", "image_name", "image", "bcn_filename", "ddi_file"),
+        *("filename", "file_name", "file", "img", "id"),
+    ),
     "path": ("path", "image_path", "img_path", "filepath", "file_path"),
-    "diagnosis": ("diagnosis", "dx", "label", "class", "target"),
+    "diagnosis": ("diagnosis", "dx", "diagnostic", "label", "class"),
+    "malignancy": ("benign_malignant", "malignant", "is_malignant", "malignancy"),
+    "target": ("target",),  # 1 for malignant in ISIC 2020 and 2024, elsewhere also a number of a class
     "lesion_id": ("lesion_id", "lesion"),
     "patient_id": ("patient_id", "patient"),
     "split": ("split", "set", "partition"),
     "mask_path": ("mask_path", "mask"),
     "age": ("age", "age_approx", "age_approximate"),
     "sex": ("sex", "gender"),
-    "site": ("site", "anatom_site_general", "anatom_site_general_challenge", "localization", "location"),
+    "site": ("site", "anatom_site_general", "anatom_site_general_challenge", "localization", "location", "region"),
     "source": ("source", "dataset"),
+    "image_type": ("image_type",),
+    **{f"level_{n}": (f"diagnosis_{n}", f"iddx_{n}") for n in range(1, 6)},  # of the ISIC archive, of ISIC 2024
 }
-# In ISIC 2020 and 2024 `target` is 1 for malignant. A `label` of 0 or 1 could mean anything and stays as it is.
-_TARGETS = {"0": "BENIGN", "0.0": "BENIGN", "1": "MALIGNANT", "1.0": "MALIGNANT"}
+_LEVELS = tuple(f"level_{n}" for n in range(1, 6))
+_PERSON: dict[str, Callable[[Row, str], Any]] = {
+    "lesion_id": Row.text,
+    "patient_id": Row.text,
+    "age": Row.age,
+    "sex": Row.sex,
+    "site": Row.site,
+}
+_MALIGNANCIES: dict[str, str | None] = {
+    **{"benign": "BENIGN", "malignant": "MALIGNANT", "unknown": None},
+    **{"indeterminate": None, "indeterminate/benign": None, "indeterminate/malignant": None},
+}
+# What an image_type of the archive or the columns of PAD-UFES-20 say of the pictures.
+_DERMOSCOPIC = ("dermoscopic", "dermoscopy")
+_PAD_UFES_20 = {"img_id", "diagnostic", "fitspatrick"}
+_DRIVE = re.compile(r"[A-Za-z]:(?=/)|^//[^/]+")
 
 
 def matches(root: Path) -> bool:
-    """Whether `root` is a CSV file that names images, or a folder with exactly one such file with diagnoses."""
+    """Whether `root` is a table that names images, or a folder with exactly one such file with diagnoses."""
     if root.is_file():
-        return root.suffix.lower() == ".csv" and bool({"image_id", "path"} & set(_columns(csv_header(root))))
+        return root.suffix.lower() in TABLE_SUFFIXES and bool({"image_id", "path"} & set(columns_of(csv_header(root))))
     return len(fitting_files(root)) == 1
 
 
 def fitting_files(folder: Path) -> list[Path]:
-    """The CSV files directly in a folder that name images and diagnoses."""
+    """The tables directly in a folder that name images and diagnoses; not a Kaggle set's sample submission."""
     if not folder.is_dir():
         return []
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".csv" and path.is_file())
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in TABLE_SUFFIXES[:-1] and path.is_file())
     found = []
-    for path in files:
-        columns = set(_columns(csv_header(path)))
-        if "diagnosis" in columns and columns & {"image_id", "path"}:
+    for path in (path for path in files if "submission" not in path.stem.lower()):
+        header = csv_header(path)
+        columns = set(columns_of(header))
+        labelled = columns & {"diagnosis", "malignancy", "target", *_LEVELS} or len(_class_columns(header)) > 1
+        if labelled and columns & {"image_id", "path"}:
             found.append(path)
     return found
 
 
-def read_own_csv(root: Path) -> pd.DataFrame:
+def columns_of(header: Iterable[str]) -> dict[str, str]:
+    """The file's own column name for each column of the record table that it has."""
+    own = {re.sub(r"[\s\-]+", "_", name.lower()): name for name in reversed(list(header))}
+    found = {column: next((own[name] for name in names if name in own), None) for column, names in _NAMES.items()}
+    return {column: name for column, name in found.items() if name is not None}
+
+
+def person(row: Row, columns: Mapping[str, str]) -> dict[str, Any]:
+    """Lesion, patient, age, sex and site, as far as a row tells them."""
+    told = {column: read(row, columns[column]) for column, read in _PERSON.items() if column in columns}
+    return {column: value for column, value in told.items() if value is not None}
+
+
+def read_own_csv(root: Path, reading: Reading) -> list[dict[str, Any]]:
     """Read a CSV file of the user's own; `LOOKS_FOR` and the table of names above say what it needs.
 
-    - `path` and `mask_path` are relative to the CSV file, or absolute. Without `path`, the image is named with its
-      folder (from the CSV's), or it is the one file of that name in the CSV's folder or the folders in it; with or
-      without ending.
-    - An image's id is its name without folder and ending; where that is not unique, all ids are the names with their
-      folders, with `_` between the parts.
+    - `path` and `mask_path` are relative to the CSV file, or absolute. Any image may be named with folders; those of
+      another place or system (`C:\\data\\a.jpg`) are found by the last parts of the name. Else it is the one file of
+      that name in the CSV's folder or the folders in it; with or without ending.
+    - An image's id is its name without folder and ending; where that is not unique, those images have the names with
+      their folders, with `_` between the parts.
     - Diagnoses that are ISIC abbreviations or full names, in any case, become the abbreviation; others stay as they
-      are. An empty field is an unknown diagnosis. A column `target` must be 0 (BENIGN) or 1 (MALIGNANT).
+      are. An empty field is an unknown diagnosis. The ISIC archive's five levels, one column of 0 and 1 a class, and
+      malignancy (`benign_malignant`, `target`: 0 or 1) are understood; where only malignancy is known, the diagnosis
+      is BENIGN or MALIGNANT.
     - `split` is train, val or test (training, valid, validation, testing are understood).
 
     Raises:
-        DataError: A column for the image is missing, or a row has a bad value or an image that is not there.
+        DataError: A column for the image is missing, or a row has a bad value or names an image twice.
     """
     if root.is_dir():
         files = fitting_files(root)
@@ -77,112 +120,180 @@ def read_own_csv(root: Path) -> pd.DataFrame:
             found = ", ".join(path.name for path in files) or "none"
             raise DataError(f"{root} should hold exactly one CSV file that fits; it holds: {found}.", "Name the file.")
         root = files[0]
-    columns = _columns(csv_header(root))
+    header = csv_header(root)
+    columns = columns_of(header)
     if not {"image_id", "path"} & set(columns):
         raise DataError(
-            f"{root} has no column that names the image; its columns are: {', '.join(csv_header(root)) or 'none'}.",
+            f"{root} has no column that names the image; its columns are: {', '.join(header) or 'none'}.",
             f"Name it one of: {', '.join((*_NAMES['image_id'], *_NAMES['path']))}.",
         )
-    images = {} if "path" in columns else images_by_name(root.parent)
-    field = columns["image_id"] if "image_id" in columns else columns["path"]
-    rows = [_of_named_columns(row) for row in read_csv(root)]
-    names = [row.needed(field).replace("\\", "/") for row in rows]
-    ids = [_stem(name) for name in names]
-    if len(set(ids)) < len(ids) and any("/" in name for name in names):
-        ids = ["_".join((*Path(name).parts[:-1], _stem(name))).lstrip("/_") for name in names]
-    first: dict[str, Row] = {}
+    rows = reading.rows(root)
+    field = columns.get("image_id", columns.get("path", ""))
+    source = "pad_ufes_20" if set(header) >= _PAD_UFES_20 else "csv"
+    named = _Named(root.parent, reading)
+    ids = _ids(rows, field)
     records = []
     for row, image_id in zip(rows, ids, strict=True):
-        record = _record(row, columns, image_id, images)
-        if record["image_id"] in first:
-            raise row.error(
-                field,
-                f"names the image {record['image_id']!r}, as row {first[record['image_id']].number} does",
-                "Keep one of the two rows.",
-            )
-        first[record["image_id"]] = row
-        records.append(record)
-    return record_table(records)
+        path = named.file(row, columns.get("path", field))
+        mask = named.file(row, columns["mask_path"]) if row.text(columns.get("mask_path", "")) else None
+        record = {
+            "image_id": image_id,
+            "path": None if path is None else str(path),
+            "diagnosis": _diagnosis(row, columns, header),
+            "split": _split(row, columns.get("split", "")),
+            "mask_path": None if mask is None else str(mask),
+            "source": row.text(columns.get("source", "")) or source,
+        }
+        records.append(record | person(row, columns))
+    if named.elsewhere:
+        told = f"{root} names {named.elsewhere} files of another place or system"
+        reading.remarks.append(f"{told}; they were found in {root.parent} by the last parts of their names.")
+    types = [(row.text(columns.get("image_type", "")) or "dermoscopic").lower() for row in rows]
+    others = len(rows) if source == "pad_ufes_20" else sum(not kind.startswith(_DERMOSCOPIC) for kind in types)
+    if others:
+        told = "are no dermoscopy images, for which Pesi-CNN is made, but clinical or total-body photographs"
+        reading.remarks.append(f"{others} of the {len(rows)} images of {root} {told}.")
+    return [record for record in records if record["path"] is not None]
 
 
-def _columns(header: list[str]) -> dict[str, str]:
-    """The file's own column name for each column of the record table that it has."""
-    own = {name.lower(): name for name in reversed(header)}
-    found = {}
-    for column, names in _NAMES.items():
-        known = next((own[name] for name in names if name in own), None)
-        if known is not None:
-            found[column] = known
-    return found
-
-
-def _of_named_columns(row: Row) -> Row:
-    """The row without the column that has no name, such as pandas' index: "" stands below for "no such column"."""
-    return replace(row, values={name: value for name, value in row.values.items() if name})
-
-
-def _record(row: Row, columns: dict[str, str], image_id: str, images: dict[str, list[Path]]) -> dict[str, Any]:
-    folder = row.file.parent
-    if "path" in columns:
-        path = folder / row.needed(columns["path"])
-        if not path.is_file():
-            raise row.error(columns["path"], f"names {path}, which is not there", "Correct the path (from the CSV).")
-    else:
-        path = _named(row, columns["image_id"], images)
-    mask = row.text(columns.get("mask_path", ""))
-    if mask is not None and not (folder / mask).is_file():
-        raise row.error(columns["mask_path"], f"names {folder / mask}, which is not there", "Correct or empty it.")
-    return {
-        "image_id": image_id,
-        "path": str(path),
-        "diagnosis": _diagnosis(row, columns.get("diagnosis", "")),
-        "lesion_id": row.text(columns.get("lesion_id", "")),
-        "patient_id": row.text(columns.get("patient_id", "")),
-        "split": _split(row, columns.get("split", "")),
-        "mask_path": None if mask is None else str(folder / mask),
-        "age": row.age(columns.get("age", "")),
-        "sex": row.sex(columns.get("sex", "")),
-        "site": row.site(columns.get("site", "")),
-        "source": row.text(columns.get("source", "")) or "csv",
-    }
-
-
-def _named(row: Row, field: str, images: dict[str, list[Path]]) -> Path:
-    """The picture that a row names.
+def _ids(rows: list[Row], field: str) -> list[str]:
+    """An id for each row.
 
     Raises:
-        DataError: There is none, or several.
+        DataError: Two rows name one image.
     """
-    folder, name = row.file.parent, row.needed(field).replace("\\", "/")
-    if "/" in name and (folder / name).is_file():
-        return folder / name
-    among = images.get(Path(name).name) or images.get(_stem(name), [])
-    if "/" in name:
-        among = [path for path in among if path.parent == (folder / name).parent]
-    if not among:
-        told = f"names the image {name!r}, which is not in {folder}"
-        raise row.error(field, told, "Add the image, or remove the row.")
-    if len(among) > 1:
-        found = [path.relative_to(folder).as_posix() for path in among]
-        told = f"names the image {name!r}, of which there are {len(among)}: {', '.join(found[:3])}"
-        raise row.error(field, told, f"Name it with its folder and ending, such as {found[0]}.")
-    return among[0]
+    without: list[PurePosixPath] = []
+    first: dict[PurePosixPath, Row] = {}
+    for row in rows:
+        name = PurePosixPath(_slashes(row.name(field)))
+        if name.name in ("", ".."):
+            raise row.error(field, f"is {row.name(field)!r}, no file's name", "Correct it, or remove the row.")
+        name = name.with_name(_stem(name.name))
+        without.append(name)
+        if name in first:
+            told = f"names the image {name.name!r}, as row {first[name].number} does"
+            raise row.error(field, told, "Keep one of the two rows.")
+        first[name] = row
+    return distinct_ids([name.name for name in without], without)
+
+
+class _Named:
+    """The files that a table names, in its folder and the folders in it.
+
+    Args:
+        folder: The table's folder.
+        reading: Where missing files are noted.
+    """
+
+    def __init__(self, folder: Path, reading: Reading) -> None:
+        self.folder, self.reading = folder, reading
+        self.elsewhere = 0
+
+    @cached_property
+    def _by_name(self) -> dict[str, list[Path]]:
+        """All pictures by file name and by id (the name without its ending)."""
+        found: dict[str, list[Path]] = {}
+        for folder, names in walk(self.folder, self.reading.closed):
+            for name in (name for name in names if Path(name).suffix.lower() in SUFFIXES):
+                for key in dict.fromkeys((name, Path(name).stem)):
+                    found.setdefault(key, []).append(folder / name)
+        return found
+
+    def file(self, row: Row, field: str) -> Path | None:
+        """The file that a row names; None, and noted as missing, where there is none.
+
+        Raises:
+            DataError: There are several.
+        """
+        told = row.name(field)
+        name = _slashes(told)
+        if ("/" in name or Path(name).suffix) and _is_file(self.folder / name):
+            return self.folder / name
+        parts = tuple(part for part in PurePosixPath(name).parts if part not in ("/", ".", ".."))
+        foreign = name.startswith(("/", "../")) or name != told.replace("\\", "/")
+        among: list[Path] = []
+        for start in range(len(parts) if foreign else 1):
+            among = self._ending_in(parts[start:])
+            if among:
+                break
+        if len(among) > 1:
+            found = [path.relative_to(self.folder).as_posix() for path in among]
+            told = f"names the image {told!r}, of which there are {len(among)}: {', '.join(found[:3])}"
+            raise row.error(field, told, f"Name it with its folder and ending, such as {found[0]}.")
+        if not among:
+            self.reading.lacks(row, field, f"names {told!r}, which is not in {self.folder}")
+            return None
+        self.elsewhere += foreign
+        return among[0]
+
+    def _ending_in(self, parts: tuple[str, ...]) -> list[Path]:
+        """The files whose last folders and name, with or without ending, are these."""
+        if not parts:
+            return []
+        among = self._by_name.get(parts[-1]) or self._by_name.get(_stem(parts[-1]), [])
+        folders = parts[:-1]
+        return [path for path in among if path.parent.parts[-len(folders) :] == folders] if folders else among
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # such as a name that is too long for one
+        return False
+
+
+def _slashes(name: str) -> str:
+    """A name with `/` between its parts, without the drive or server of another system."""
+    return _DRIVE.sub("", name.replace("\\", "/"), count=1)
 
 
 def _stem(name: str) -> str:
-    last = Path(name.replace("\\", "/")).name
-    return last[: -len(Path(last).suffix)] if Path(last).suffix.lower() in SUFFIXES else last
+    return name[: -len(Path(name).suffix)] if Path(name).suffix.lower() in SUFFIXES else name
 
 
-def _diagnosis(row: Row, field: str) -> str | None:
+def _class_columns(header: Iterable[str]) -> dict[str, str]:
+    """The code of each column that is named like a diagnosis."""
+    return {name: code for name in header if (code := diagnosis_code(name)) in DIAGNOSES}
+
+
+def _diagnosis(row: Row, columns: Mapping[str, str], header: list[str]) -> str | None:
+    """What the row's columns together say.
+
+    Raises:
+        DataError: A bad label, or two columns that contradict each other.
+    """
+    word = row.text(columns.get("diagnosis", ""))
+    code = None if word is None else diagnosis_code(word)
+    finer = archive_code([row.text(columns.get(level, "")) for level in _LEVELS])
+    if code is None or (finer is not None and code not in DIAGNOSES) or code == "UNK":
+        code = finer or code
+    told = _malignancy(row, columns.get("malignancy", ""))
+    if told is not None and code in DIAGNOSES and code != "AK":  # of which some say benign
+        known = DIAGNOSES[str(code)].malignant
+        if known is not None and known != (told == "MALIGNANT") and not (word is not None and without_code(word)):
+            what = f"says {told.lower()}, but the diagnosis is {code}"
+            raise row.error(columns["malignancy"], what, "Correct the one or the other.")
+    if code is None or code == "UNK" or (word is not None and (without_code(word) or word.isdigit())):
+        code = told or _malignancy(row, columns.get("target", "")) or code
+    classes = _class_columns(header)
+    if code is None and len(classes) > 1 and not {"diagnosis", *_LEVELS} & set(columns):
+        # The official file of ISIC 2017 has no column for its third class.
+        rest = "NV" if set(classes.values()) == {"MEL", "SK"} else "UNK"
+        return row.one_hot(classes, otherwise=rest) if any(row.text(name) for name in classes) else None
+    return code
+
+
+def _malignancy(row: Row, field: str) -> str | None:
     value = row.text(field)
     if value is None:
         return None
-    if field.lower() != "target":
-        return diagnosis_code(value)
-    if value not in _TARGETS:
-        raise row.error(field, f"is {value!r}, neither 0 nor 1", "For named classes call the column `diagnosis`.")
-    return _TARGETS[value]
+    if value.lower() in _MALIGNANCIES:
+        return _MALIGNANCIES[value.lower()]
+    try:
+        return "MALIGNANT" if row.flag(field) else "BENIGN"
+    except DataError as error:
+        cure = "For named classes call the column `diagnosis`."
+        raise row.error(field, f"is {value!r}, neither 0 nor 1", cure) from error
 
 
 def _split(row: Row, field: str) -> str | None:

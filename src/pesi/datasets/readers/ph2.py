@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-import pandas as pd
-
-from pesi.datasets.readers.csv_file import Row
-from pesi.datasets.readers.image_files import image_of
-from pesi.datasets.records import record_table
+from pesi.datasets.readers.csv_file import Row, rows_by
+from pesi.datasets.readers.reading import Reading
 from pesi.errors import DataError
 
 LOOKS_FOR = "PH2_dataset.txt beside 'PH2 Dataset images/' (PH2_dataset.xlsx is not read)"
@@ -24,7 +22,7 @@ def matches(root: Path) -> bool:
     return (root / _FILE).is_file()
 
 
-def read_ph2(root: Path) -> pd.DataFrame:
+def read_ph2(root: Path, reading: Reading) -> list[dict[str, Any]]:
     """Read PH2 (Mendonca et al. 2013): `PH2_dataset.txt`, a table with `||` between its columns; no official split.
 
     Image and mask of IMD003 are `PH2 Dataset images/IMD003/IMD003_Dermoscopic_Image/IMD003.bmp` and
@@ -32,28 +30,23 @@ def read_ph2(root: Path) -> pd.DataFrame:
     melanoma (MEL).
 
     Raises:
-        DataError: The table cannot be read, an unknown diagnosis, or an image that is not there.
+        DataError: The table cannot be read, an unknown diagnosis, or an image twice.
     """
     rows = []
-    first: dict[str, int] = {}
-    for row in _table(root / _FILE):
-        image_id = row.needed(_NAME)
-        if image_id in first:
-            raise row.error(_NAME, f"{image_id!r} stands already in row {first[image_id]}", "Keep one of the two rows.")
-        first[image_id] = row.number
+    for image_id, row in rows_by(_table(root / _FILE), _NAME).items():
         image = root / _IMAGES / image_id / f"{image_id}_Dermoscopic_Image" / f"{image_id}.bmp"
         mask = root / _IMAGES / image_id / f"{image_id}_lesion" / f"{image_id}_lesion.bmp"
-        found = {image_id: image} if image.is_file() else {}
-        rows.append(
-            {
-                "image_id": image_id,
-                "path": str(image_of(found, row, _NAME, [image.parent])),
-                "diagnosis": row.one_of(_DIAGNOSIS, _CODES),
-                "mask_path": str(mask) if mask.is_file() else None,
-                "source": "ph2",
-            }
-        )
-    return record_table(rows)
+        if reading.image({image_id: image} if image.is_file() else {}, row, _NAME, [image.parent]) is not None:
+            rows.append(
+                {
+                    "image_id": image_id,
+                    "path": str(image),
+                    "diagnosis": row.one_of(_DIAGNOSIS, _CODES),
+                    "mask_path": str(mask) if mask.is_file() else None,
+                    "source": "ph2",
+                }
+            )
+    return rows
 
 
 def _table(file: Path) -> list[Row]:
