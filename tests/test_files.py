@@ -8,7 +8,7 @@ import os
 import pytest
 
 from pesi.errors import PesiError, StorageError
-from pesi.files import whole_file, write_json, write_text
+from pesi.files import check_ending, whole_file, write_json, write_text
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -54,3 +54,13 @@ def test_json_has_no_nan(tmp_path):
 def test_error_text():
     assert str(PesiError("wrong", "do this")) == "wrong\n  -> do this"
     assert str(PesiError("wrong")) == "wrong"
+
+
+def test_an_ending_that_names_another_format_is_refused():
+    check_ending(None, ".png")
+    check_ending("a.b/WHY.PNG", ".png")
+    check_ending("table.json", ".csv", ".json")
+    for path in ("why.jpg", "why", ".png", "why.png.jpg", "png"):
+        with pytest.raises(StorageError, match="PNG") as caught:
+            check_ending(path, ".png")
+        assert ".png" in caught.value.cure

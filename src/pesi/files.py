@@ -25,6 +25,24 @@ _CURES = {
 }
 
 
+def check_ending(path: str | Path | None, *endings: str) -> None:
+    """Refuse an output file whose ending names another format than is written there, before any work is done.
+
+    Args:
+        path: The file; None: there is none.
+        endings: Those that may be, such as ".csv"; capitals count as small letters.
+
+    Raises:
+        StorageError: It has another ending, or none.
+    """
+    if path is not None and Path(path).suffix.lower() not in endings:
+        formats = " or ".join(ending[1:].upper() for ending in endings)
+        raise StorageError(
+            f"{path} would hold {formats}, which its ending does not say.",
+            f"End the file's name in {' or '.join(endings)}.",
+        )
+
+
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
     """Give a temporary path to write to; it takes the name `path` only if the block succeeds.

@@ -33,7 +33,7 @@ def here(monkeypatch, capsys, tmp_path) -> Callable[..., subprocess.CompletedPro
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "100")
-    for name in ("tune_threads", "keep_memory"):  # they set up a whole process
+    for name in ("guard_streams", "tune_threads", "keep_memory"):  # they set up a whole process
         monkeypatch.setattr(f"pesi.cli.app.{name}", lambda: None)
 
     def run(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -182,6 +182,31 @@ def test_a_mistake_ends_the_process_with_status_2(tmp_path):
     assert done.returncode == 2
     assert "nowhere" in done.stderr
     assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("explain", "a.jpg", "--out", "why.jpg"),
+        ("explain", "a.jpg", "--out", "why"),
+        ("similar", "find", "a.jpg", "--reference", "r", "--picture", "similar.webp"),
+        ("similar", "find", "a.jpg", "--reference", "r", "--out", "similar.csv"),
+        ("describe", "a.jpg", "--out", "described.csv"),
+        ("compare", "a", "b", "--data", "d", "--out", "difference.html"),
+        ("predict", "a.jpg", "--out", "p.xlsx"),
+        ("predict", "a.jpg", "--out", "p.json", "--format", "isic2017"),
+        ("data", "check", "d", "--json", "report.txt"),
+        ("data", "duplicates", "d", "--out", "pairs.parquet"),
+        ("data", "split", "d", "--out", "split.tsv"),
+    ],
+    ids=lambda arguments: " ".join(arguments),
+)
+def test_nothing_is_written_under_another_format_s_name(arguments, here, tmp_path):
+    """Each input is missing: the output's name is looked at first."""
+    done = here(*arguments)
+    assert done.returncode == 2
+    assert "ending" in done.stderr or "A submission is a .csv file" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import sys
 import traceback
+import warnings
 from typing import Annotated
 
 import typer
@@ -20,7 +20,8 @@ from pesi.cli.predict import predict
 from pesi.cli.recipes import recipes
 from pesi.cli.segmenter import segment, segmenter_app
 from pesi.cli.similar import similar_app
-from pesi.cli.status import EXIT_BUG, EXIT_USAGE
+from pesi.cli.status import EXIT_BUG, EXIT_PIPE, EXIT_USAGE
+from pesi.cli.streams import OutputLostError, guard_streams, tell_lost
 from pesi.cli.train import train
 from pesi.errors import PesiError
 from pesi.machine import keep_memory, tune_threads
@@ -65,21 +66,39 @@ app.add_typer(similar_app, name="similar")
 def main() -> None:
     """Run the command line; a `PesiError` becomes a message on stderr and status 2, Ctrl-C status 130.
 
+    So does output that is lost, but for a pipe that is closed: that ends quietly, with a shell's status for it.
     Anything else is a mistake of the program's: its traceback, and status 70.
     """
+    guard_streams()
     tune_threads()  # the verbs import torch
     keep_memory()
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may hold anything, as on stderr
+    warnings.filterwarnings("ignore", module="PIL")  # its remarks on odd files: what matters of them is refused
+    try:
+        status = _run()
+        sys.stdout.flush()
+    except OutputLostError as lost:
+        status = EXIT_PIPE if lost.closed else EXIT_USAGE
+        if not lost.closed:
+            print(f"pesi: {lost}\n  -> Send it to a file on a disk with space, or name one by --out.", file=sys.stderr)
+    if status >= EXIT_USAGE:
+        tell_lost()
+    sys.exit(status)
+
+
+def _run() -> int:
+    """The exit status of what the command line asks for."""
     try:
         app()
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else EXIT_USAGE if end.code else 0
     except PesiError as error:
         print(f"pesi: {error}", file=sys.stderr)
-        sys.exit(EXIT_USAGE)
+        return EXIT_USAGE
     except KeyboardInterrupt:
         print("pesi: stopped.", file=sys.stderr)
-        sys.exit(130)
+        return 130
     except Exception:
         traceback.print_exc()
         print("pesi: this is a mistake of the program's, not yours: please report the lines above.", file=sys.stderr)
-        sys.exit(EXIT_BUG)
+        return EXIT_BUG
+    return 0

@@ -13,6 +13,7 @@ import typer
 from pesi.cli.divide import SkipMissingOption, image_bar, near_duplicate_pairs, read_records
 from pesi.cli.status import EXIT_REFUSED
 from pesi.errors import DataError
+from pesi.files import check_ending
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,6 +82,7 @@ def check(
     from pesi.datasets.readers import survey_dataset
     from pesi.files import write_json
 
+    check_ending(json, ".json")
     records, reading = survey_dataset(path, dataset=dataset)
     with image_bar("checking", len(records), progress) as report:
         found = check_records(records, reading=reading, workers=workers, progress=lambda done, total: report(done))
@@ -155,6 +157,7 @@ def duplicates(
     from pesi.datasets.splits import leak_report
     from pesi.files import write_text
 
+    check_ending(out, ".csv")
     if ids is not None and against is None:
         raise DataError("--ids needs --against.", "Say which data set's images must not be trained with.")
     records = read_records(path, dataset, skip_missing)
@@ -207,8 +210,7 @@ def split(
     """
     from pesi.datasets.splits import leak_report, split_records
 
-    if out.suffix.lower() != ".csv":
-        raise DataError(f"{out} does not end in .csv.", "Name the table so, or the other commands will not read it.")
+    check_ending(out, ".csv")  # or the other commands will not read it
     records = read_records(path, dataset, skip_missing)
     pairs = clusters = None
     if near_duplicates:

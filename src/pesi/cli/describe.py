@@ -58,9 +58,10 @@ def describe(
 
     from pesi.explain.description import describe_lesion
     from pesi.explain.description_picture import description_png
-    from pesi.files import whole_file, write_json
+    from pesi.files import check_ending, whole_file, write_json
     from pesi.images.decode import decode_image, image_size
 
+    check_ending(out, ".json")
     if mm_per_pixel is not None and pixels_per_mm is not None:
         raise typer.BadParameter("Give the scale once: --mm-per-pixel or --pixels-per-mm.")
     if pixels_per_mm is not None:

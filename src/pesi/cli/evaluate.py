@@ -125,10 +125,11 @@ def compare(
         pesi compare a.csv b.csv --data isic2017 --split test --out difference.json
     """
     from pesi.evaluate.evaluation import compare_predictions
-    from pesi.files import write_json
+    from pesi.files import check_ending, write_json
     from pesi.predict.tables import read_prediction_table
     from pesi.taxonomy import task_of
 
+    check_ending(out, ".json")
     records = chosen_records(data, dataset, split, skip_missing)
     known = task_of(task, records["diagnosis"].dropna())
     records = records_of_task(records, known, skip_other_diagnoses)

@@ -37,8 +37,10 @@ def explain(
 
         pesi explain mole.jpg --bundle runs/mine/bundle --class melanoma --mask mole_segmentation.png --out why.png
     """
+    from pesi.files import check_ending
     from pesi.predict.loading import load
 
+    check_ending(out, ".png")
     target = out or Path(f"{image.stem}-explained.png")
     explained = draw_explanation(load(bundle, device=device), image, target, class_name=class_, mask=mask, gates=gates)
     if explained.no_result:

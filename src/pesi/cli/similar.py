@@ -95,11 +95,13 @@ def find(
         pesi similar find mole.jpg --reference references -k 12 --picture similar.png --out similar.json
     """
     from pesi.explain.contact_sheet import contact_sheet_png
-    from pesi.files import whole_file, write_json
+    from pesi.files import check_ending, whole_file, write_json
     from pesi.images.decode import decode_image
     from pesi.predict.loading import load
     from pesi.predict.similar import load_reference
 
+    check_ending(picture, ".png")
+    check_ending(out, ".json")
     cases = load_reference(reference)
     classifier = load(bundle, device=device)
     query = decode_image(image)

@@ -85,8 +85,8 @@ def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
 
 
 def to_tensor(image: Image) -> Tensor:
-    """(H, W, 3) uint8 array -> (3, H, W) uint8 tensor, a view in channels_last order."""
-    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+    """(H, W, 3) uint8 array -> (3, H, W) uint8 tensor, a view in channels_last order; a copy where it is read-only."""
+    return torch.from_numpy(np.require(image, requirements=("C", "W"))).permute(2, 0, 1)
 
 
 @dataclass(frozen=True)

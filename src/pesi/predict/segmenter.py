@@ -190,7 +190,7 @@ class LesionSegmenter(Shared):
         size = preprocess.size
         if not len(squares):
             return np.zeros((0, size, size), np.float32)
-        pictures = torch.stack([to_tensor(np.array(resize(square, size, size))) for square in squares])
+        pictures = torch.stack([to_tensor(resize(square, size, size)) for square in squares])
         with torch.inference_mode():
             x = normalise(pictures.to(self.device), preprocess.mean, preprocess.std)
             probabilities: NDArray[np.float32] = self.network(x)[:, 0].float().sigmoid().cpu().numpy()

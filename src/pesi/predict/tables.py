@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pesi.datasets.readers.csv_file import read_csv
-from pesi.errors import DataError, PesiError
-from pesi.files import utf8, whole_file
+from pesi.errors import DataError
+from pesi.files import check_ending, utf8, whole_file
 from pesi.predict.prediction import Prediction, Refusal
 
 SUFFIXES: tuple[str, ...] = (".csv", ".json", ".jsonl", ".parquet")
@@ -35,10 +35,7 @@ def check_output(path: str | Path) -> None:
     Raises:
         PesiError: The ending is none of `SUFFIXES`.
     """
-    if Path(path).suffix.lower() not in SUFFIXES:
-        raise PesiError(
-            f"Cannot tell the format of {path} by its ending.", f"End the file's name in one of: {', '.join(SUFFIXES)}."
-        )
+    check_ending(path, *SUFFIXES)
 
 
 def write_predictions(path: str | Path, results: Sequence[Prediction | Refusal]) -> None:
