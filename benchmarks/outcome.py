@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from pack import read_rows
 from pydantic import ValidationError
-from rows import Row, Table
+from table import Row, Table
 
-from pesi.datasets.splits import repeated_groups
+from pesi.bundle.segmenter import read_segmenter_config
+from pesi.datasets.splits import id_hash, repeated_groups
 from pesi.errors import PesiError
-from pesi.predict.tables import read_prediction_table
+from pesi.predict.segmenter import shipped_segmenter_folder
 from pesi.stats import metrics
 from pesi.taxonomy import Task, task_of
 from pesi.train.recipe import Recipe
@@ -23,13 +25,19 @@ from pesi.train.recipe import Recipe
 Floats = NDArray[np.float64]
 
 
+def counted(number: int, word: str) -> str:
+    """Such as "1 seed", "3 seeds"."""
+    return f"{number} {word}{'' if number == 1 else 's'}"
+
+
 @dataclass(frozen=True)
 class FinishedRow:
-    """A row with its result files, read."""
+    """A row with its results: predictions of the held-out and of the test images, as `pack.RowResult` has them."""
 
     row: Row
     content: Mapping[str, Any]
-    predictions: pd.DataFrame = field(repr=False)  # index image_id, a column a class
+    predictions: pd.DataFrame = field(repr=False)
+    test: pd.DataFrame | None = field(default=None, repr=False)
 
     @property
     def precision(self) -> str:
@@ -69,34 +77,27 @@ class Block:
     def __str__(self) -> str:
         if not self:
             return "nothing finished"
-        if self.splits == ("official",):
-            where = "the official validation images"
-        else:
-            where = f"{len(self.splits)} fold{'s' * (len(self.splits) != 1)} ({_list(s[4:] for s in self.splits)})"
-        return f"{where}, {len(self.seeds)} seed{'s' * (len(self.seeds) != 1)} ({_list(map(str, self.seeds))})"
+        where = f"{counted(len(self.splits), 'fold')} ({', '.join(split[4:] for split in self.splits)})"
+        where = "the official validation images" if self.splits == ("official",) else where
+        return f"{where}, {counted(len(self.seeds), 'seed')} ({', '.join(map(str, self.seeds))})"
 
 
 def largest_block(finished: Iterable[tuple[int, str]], splits: Sequence[str], *, most: str = "splits") -> Block:
-    """The block with most splits, and among those most seeds; or the other way round.
+    """The block with most splits, and among those most seeds; or (`most="seeds"`) the other way round.
 
     Args:
         finished: (seed, split) of the rows that are there.
         splits: All splits, in the table's order.
-        most: "splits" or "seeds": what counts first.
+        most: "splits" or "seeds".
     """
-    cells = set(finished)
+    cells, best = set(finished), Block((), ())
     every = sorted({seed for seed, _ in cells})
-    best = Block((), ())
+    order = 1 if most == "splits" else -1
     for seeds in (chosen for n in range(1, len(every) + 1) for chosen in combinations(every, n)):
         has = tuple(split for split in splits if all((seed, split) in cells for seed in seeds))
-        if has and _size(Block(has, seeds), most) > _size(best, most):
-            best = Block(has, seeds)
+        if has:
+            best = max(best, Block(has, seeds), key=lambda block: (len(block.splits), len(block.seeds))[::order])
     return best
-
-
-def _size(block: Block, most: str) -> tuple[int, int]:
-    splits, seeds = len(block.splits), len(block.seeds)
-    return (splits, seeds) if most == "splits" else (seeds, splits)
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,7 @@ class Outcome:
         left_out: Why finished rows are not counted.
         own: The variants of the table itself, in its order.
         reference: The variant that the others are compared with where they name no other.
+        replicates, seed: Of the bootstrap.
         few_classes: With more classes than these, the page shows no column for each.
     """
 
@@ -153,6 +155,8 @@ class Outcome:
     own: tuple[str, ...]
     reference: str
     left_out: tuple[str, ...]
+    replicates: int = 2000
+    seed: int = 0
     few_classes: int = 3
 
     def compared_with(self, variant: str) -> str:
@@ -168,31 +172,21 @@ class Outcome:
         """The variant's held-out predictions in a block.
 
         Raises:
-            PesiError: Two seeds held out different images.
+            PesiError: Two seeds or folds do not hold out what belongs together.
         """
         rows = self.finished[variant]
-        ids: list[str] = []
-        folds: list[int] = []
-        for number, split in enumerate(block.splits):
-            own = sorted(rows[block.seeds[0], split].predictions.index)
-            ids += own
-            folds += [number] * len(own)
-        if len(set(ids)) < len(ids):
+        held = [sorted(rows[block.seeds[0], split].predictions.index) for split in block.splits]
+        ids, folds = [i for own in held for i in own], np.repeat(np.arange(len(held)), list(map(len, held)))
+        frames = [pd.concat([rows[seed, split].predictions for split in block.splits]) for seed in block.seeds]
+        if len(set(ids)) < len(ids) or any(set(frame.index) != set(ids) for frame in frames):
             raise PesiError(
-                f"{self.table.name}, {variant}: an image is held out twice.", "Delete the rows of old folds."
+                f"{self.table.name}, {variant}: an image is held out twice, or the seeds held out different images.",
+                "Drop the rows that were made with another fold list.",
             )
-        scores = []
-        for seed in block.seeds:
-            frame = pd.concat([rows[seed, split].predictions for split in block.splits])
-            if set(frame.index) != set(ids):
-                raise PesiError(
-                    f"{self.table.name}, {variant}: seed {seed} held out other images than seed {block.seeds[0]}.",
-                    "Delete the rows that were made with another fold list.",
-                )
-            scores.append(frame.loc[ids, list(self.columns)].to_numpy(np.float64))
+        scores = np.stack([frame.loc[ids, list(self.columns)].to_numpy(np.float64) for frame in frames])
         held_out = self.records.set_index("image_id", drop=False).loc[ids]
         classes = np.array([self.task.class_of(str(code)) for code in held_out["diagnosis"]])
-        return Pooled(tuple(ids), classes, np.array(folds), np.stack(scores), repeated_groups(held_out))
+        return Pooled(tuple(ids), classes, folds, scores, repeated_groups(held_out))
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -214,13 +208,7 @@ class Outcome:
         return "mean AUC" if self.few else "balanced accuracy"
 
     def measures(self, pooled: Pooled, scores: Floats, weights: NDArray) -> dict[str, Floats]:
-        """The measures that the page shows, (R,) each.
-
-        Args:
-            pooled: Whose images and labels.
-            scores: (N, K).
-            weights: (R, N).
-        """
+        """The measures that the page shows, (R,) each, of probabilities (N, K) with weights (R, N)."""
         aucs = {
             auc_name(name): metrics.auc(metrics.curve(self.labels(pooled, name), scores[:, k], weights))
             for k, name in enumerate(self.columns)
@@ -233,6 +221,11 @@ class Outcome:
         values = self.measures(pooled, scores, weights) if self.few else self._balanced(pooled, scores, weights)
         return values[self.headline]
 
+    def headline_of(self, pooled: Pooled, scores: Floats, chosen: NDArray[np.bool_] | None = None) -> float:
+        """The headline measure of probabilities (N, K), of all images or of some, (N,)."""
+        weights = np.ones(len(scores)) if chosen is None else chosen.astype(float)
+        return float(self.headline_value(pooled, scores, weights[None])[0])
+
     def _balanced(self, pooled: Pooled, scores: Floats, weights: NDArray) -> dict[str, Floats]:
         values = metrics.multiclass_scores(pooled.classes, scores.argmax(1), weights)
         return {"balanced accuracy": values["balanced_accuracy"]}
@@ -243,45 +236,39 @@ def auc_name(name: str) -> str:
     return f"{name.replace('_', ' ')} AUC"
 
 
-def read_outcome(table: Table, reference: Table | None, records: pd.DataFrame) -> Outcome:
-    """Read a table's finished rows.
-
-    Args:
-        table: The table.
-        reference: The table that holds its reference variant, where it has one.
-        records: Record table with the labels.
+def read_outcome(
+    table: Table, reference: Table | None, records: pd.DataFrame, *, replicates: int = 2000, seed: int = 0
+) -> Outcome:
+    """Read the finished rows of a table, and of that which holds its reference variant, where it has one.
 
     Raises:
-        PesiError: A result file is damaged, or names an image that the data do not have.
+        PesiError: A result file is damaged, or names an image of which the records have no label.
     """
     labelled = records[records["diagnosis"].notna()]
-    recipe = table.recipe(table.rows()[0])
-    task = task_of(recipe.task, labelled["diagnosis"])
+    task = task_of(table.recipe(table.rows()[0]).task, labelled["diagnosis"])
     known = set(labelled["image_id"])
     finished: dict[str, dict[tuple[int, str], FinishedRow]] = {}
     left_out: list[str] = []
     for source in [table, *([reference] if reference else [])]:
+        results = read_rows(source)
         for row in source.rows():
             cells = finished.setdefault(row.variant, {})
-            files = source.files(row)
-            if not files.finished or (row.seed, row.split) in cells:
+            result = results.get(row.name)
+            if result is None or (row.seed, row.split) in cells:
                 continue
-            content = files.read()
-            same = _same_recipe(content, source.recipe(row))
-            settings = (content.get("share", 1.0), content.get("relatives", ""))
+            settings = (result.content.get("share", 1.0), result.content.get("relatives", ""))
+            same = _same_recipe(result.content, source.recipe(row))
             if not same or settings != (row.settings.share, row.settings.relatives):
                 left_out.append(f"{row.name}: made by another recipe than the one that stands here now")
                 continue
-            predictions = read_prediction_table(files.held_out).set_index("image_id")
+            predictions = result.predictions["held_out"]
             strangers = sorted(set(predictions.index) - known)
             if strangers:
-                raise PesiError(
-                    f"{files.held_out}: the data have no label for {strangers[0]}.",
-                    "Give the data set that the rows were trained on: --data DIR.",
-                )
-            cells[row.seed, row.split] = FinishedRow(row, content, predictions)
+                what = f"{source.name}, {row.name}: the data have no label for {strangers[0]}."
+                raise PesiError(what, "Give the data set that the rows were trained on: --data DIR.")
+            cells[row.seed, row.split] = FinishedRow(row, result.content, predictions, result.predictions.get("test"))
     first = next(iter((reference or table).variants))
-    return Outcome(table, task, labelled, finished, tuple(table.variants), first, tuple(left_out))
+    return Outcome(table, task, labelled, finished, tuple(table.variants), first, tuple(left_out), replicates, seed)
 
 
 def _same_recipe(content: Mapping[str, Any], wanted: Recipe) -> bool:
@@ -296,5 +283,15 @@ def _same_recipe(content: Mapping[str, Any], wanted: Recipe) -> bool:
     return made.model_copy(update=same) == wanted
 
 
-def _list(words: Iterable[str]) -> str:
-    return ", ".join(words)
+def segmenter_saw(records: pd.DataFrame) -> set[str]:
+    """The images that the segmenter which ships, and which crops in the rows, had learned from or was chosen by.
+
+    They are recognised by the hash of their ids; the records have the official splits.
+    """
+    saw: set[str] = set()
+    folder = shipped_segmenter_folder()
+    splits = read_segmenter_config(folder).provenance["splits"] if folder else {}
+    for split, part in splits.items():
+        ids = records["image_id"][(records["split"] == split) & records["mask_path"].notna()]
+        saw |= set(ids) if id_hash(ids) == part["sha256"] else set()
+    return saw

@@ -18,15 +18,12 @@ KINDS = {"alpha": "size of alpha", "energy": "attention energy"}
 
 
 def trajectories(rows: Sequence[FinishedRow], kind: str) -> dict[str, list[float]]:
-    """A logged value of each block by epoch, averaged over rows.
+    """A logged value of each block by epoch, averaged over rows of one variant; empty where there is no attention.
 
     Args:
-        rows: Rows of one variant.
+        rows: The rows.
         kind: `alpha` (its size: the absolute value of its mean over the channels) or `energy` (norm of alpha M s over
             that of s + O).
-
-    Returns:
-        Block -> values at the end of each epoch; empty where the network has no attention.
     """
     values: dict[str, list[list[float]]] = defaultdict(list)
     alphas = {

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from rows import Folds
+from table import Table
 
 from pesi.datasets.duplicates import clusters, near_duplicates
 from pesi.datasets.splits import folds, group_ids
@@ -35,9 +35,8 @@ def duplicate_pairs(records: pd.DataFrame, data: Path, *, find: bool) -> pd.Data
     Returns:
         Columns image_a, image_b, distance (missing where the pair is only listed).
     """
-    found = (
-        near_duplicates(records) if find else pd.DataFrame({name: [] for name in ("image_a", "image_b", "distance")})
-    )
+    none = pd.DataFrame({name: [] for name in ("image_a", "image_b", "distance")})
+    found = near_duplicates(records) if find else none
     if not (data / LISTED).is_file():
         return found
     listed = pd.read_csv(data / LISTED, dtype=str)
@@ -53,9 +52,7 @@ def duplicate_pairs(records: pd.DataFrame, data: Path, *, find: bool) -> pd.Data
     return pd.concat([found, pd.DataFrame(more)], ignore_index=True) if more else found
 
 
-def fold_list(
-    records: pd.DataFrame, pairs: pd.DataFrame, *, count: int, grouped: bool = True, seed: int = SEED
-) -> pd.DataFrame:
+def fold_list(records: pd.DataFrame, pairs: pd.DataFrame, *, count: int, grouped: bool = True) -> pd.DataFrame:
     """A fold for each image of the pool.
 
     Args:
@@ -63,7 +60,6 @@ def fold_list(
         pairs: Near-duplicate pairs.
         count: Number of folds.
         grouped: Whether images of a patient, lesion or near-duplicate cluster share a fold.
-        seed: Seed of the division.
 
     Returns:
         Columns image_id (sorted), fold (0 ... count - 1), duplicate_of ("val", "test", "val test" or ""): the
@@ -77,10 +73,8 @@ def fold_list(
     pool = pool_of(records)
     if not len(pool):
         raise DataError("The data have no labelled images but test images.", "Give the data set with its ground truth.")
-    if grouped:
-        fold = folds(pool, k=count, seed=seed, clusters=cluster)
-    else:
-        fold = folds(pool.assign(lesion_id=None, patient_id=None), k=count, seed=seed)
+    alone = pool.assign(lesion_id=None, patient_id=None)
+    fold = folds(pool, k=count, seed=SEED, clusters=cluster) if grouped else folds(alone, k=count, seed=SEED)
     duplicate_of = [
         " ".join(sorted(held_apart.get(int(cluster[image_id]), set()) - {split}, reverse=True))
         for image_id, split in zip(pool["image_id"], pool["split"], strict=True)
@@ -90,28 +84,32 @@ def fold_list(
     return table.sort_values("image_id", ignore_index=True)
 
 
-def saved_folds(wanted: Folds, records: pd.DataFrame, data: Path) -> pd.DataFrame:
-    """The fold list; where there is none yet, it is made and saved, the near-duplicate pairs beside it.
+def saved_folds(table: Table, records: pd.DataFrame, data: Path) -> pd.DataFrame:
+    """A table's fold list; where there is none yet, it is made and saved, the near-duplicate pairs beside it.
+
+    It is made of `fold_count` folds. The images of a patient, lesion or near-duplicate cluster share one if
+    `group_folds`; near-duplicates are looked for if `find_duplicates` (slow for many images), else only those taken
+    that the data set lists.
 
     Raises:
         DataError: The list is damaged, or lacks an image of the data's pool.
     """
-    path = wanted.path
+    path = table.folds_path
     if not path.is_file():
-        pairs = duplicate_pairs(records, data, find=wanted.find_duplicates)
+        pairs = duplicate_pairs(records, data, find=table.find_duplicates)
         write_text(path.with_name(f"{path.stem}-pairs.csv"), pairs.to_csv(index=False, float_format="%.4f"))
-        made = fold_list(records, pairs, count=wanted.count, grouped=wanted.grouped)
+        made = fold_list(records, pairs, count=table.fold_count, grouped=table.group_folds)
         write_text(path, made.to_csv(index=False))
-    table = pd.read_csv(path, dtype={"image_id": str, "duplicate_of": str}, keep_default_na=False)
-    if tuple(table.columns) != _COLUMNS:
+    listed = pd.read_csv(path, dtype={"image_id": str, "duplicate_of": str}, keep_default_na=False)
+    if tuple(listed.columns) != _COLUMNS:
         raise DataError(f"{path} has not the columns {', '.join(_COLUMNS)}.", "Restore the file, or delete it.")
-    missing = sorted(set(pool_of(records)["image_id"]) - set(table["image_id"]))
+    missing = sorted(set(pool_of(records)["image_id"]) - set(listed["image_id"]))
     if missing:
         raise DataError(
             f"{len(missing)} images of the data have no fold in {path}, the first is {missing[0]}.",
             "Use the data set that the list was made for, or delete the list to have another made.",
         )
-    return table
+    return listed
 
 
 def split_records(
@@ -129,12 +127,8 @@ def split_records(
         records: The record table, with the official splits.
         fold_table: What `saved_folds` gave.
         split: `"official"` or `"fold0"` and so on.
-        share: Share of the training images that is used, drawn by diagnosis; a smaller share is part of a larger.
-        relatives: What becomes of training images of a lesion (or patient) that is held out: see `rows.Variant`.
+        share, relatives: See `table.Variant`; a smaller share, drawn by diagnosis, is part of a larger.
         seed: Of the draws.
-
-    Returns:
-        The images that the row uses; images that leave the training set are not in it.
 
     Raises:
         DataError: There is no such fold, or no official validation split.

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from results import all_tables
-from rows import load_table
+from table import load_table
 
 from pesi.errors import PesiError
 from pesi.synthetic import write_synthetic
@@ -85,17 +85,19 @@ def quick(out: Path) -> Path:
     work = out / "work"
     run("run.py", tables / "forms.toml", "--data", data, "--work", work, "--keep-bundles")
     run("run.py", tables / "more.toml", "--data", data, "--work", work, "--only", "*-fold0", "--limit", "1")
+    run("pack.py", tables / "forms.toml", tables / "more.toml")
+    shutil.rmtree(tables / "forms" / "rows")  # packed
     page = out / "results.md"
     run(
         *("results.py", "--data", data, "--tables", tables / "forms.toml", tables / "more.toml"),
         *("--out", page, "--predictions", out / "predictions", "--replicates", "200"),
     )
     bundles = [work / "smoke" / "forms" / f"{name}-s0-fold0" / "bundle" for name in ("none", "spatial")]
-    held_out = tables / "forms" / "rows" / "none-s0-fold0.csv"
-    run("robustness.py", *bundles, "--data", data, "--held-out", held_out, "--also", data, "--replicates", "200")
-    run("attention_cost.py", "--batch", "1", "--repeats", "1")
-    run("depthwise.py", "--batch", "1", "--repeats", "1")
-    run("prediction.py", "--images", "2", "--width", "320")
+    held_out = ("--held-out", tables / "forms.toml", "none-s0-fold0")
+    run("robustness.py", "pair", *bundles, "--data", data, *held_out, "--also", data, "--replicates", "200")
+    run("robustness.py", "copies", "--data", data, "--other", data, "--replicates", "200")
+    for what in ("attention", "depthwise", "prediction"):
+        run("speed.py", what, "--batch", "1", "--repeats", "1", "--images", "2", "--width", "320")
     return page
 
 

@@ -10,29 +10,42 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
-from ages import ages_table
-from answers import answers_table
-from claims import OurRow, claims_table, held_out, our_rows, published_table, read_published
-from ensembles import EnsembleResult, ensemble_result, ensemble_tables, read_ensembles
-from outcome import Outcome, read_outcome
-from plots import difference_figure, learning_figure, trajectories, trajectory_figure
-from rows import Table, load_table
-from scoring import Difference, VariantScores, difference, variant_scores
-from sections import (
+from believing import ages_table, answers_table
+from outcome import Outcome, counted, read_outcome
+from pack import read_rows
+from page import (
+    OurRow,
+    claims_table,
     cost_table,
-    counted,
     difference_table,
+    ensemble_tables,
     growth_table,
+    held_out,
     learning_curve,
     learning_table,
+    our_rows,
     progress,
+    published_table,
+    read_published,
     score_table,
 )
-from submissions import repository_path, write_ensemble_predictions, write_test_predictions
+from plots import difference_figure, learning_figure, trajectories, trajectory_figure
+from scoring import (
+    Difference,
+    EnsembleResult,
+    VariantScores,
+    difference,
+    ensemble_result,
+    read_ensembles,
+    variant_scores,
+)
+from table import Table, load_table
 
 import pesi
 from pesi.bundle.config import read_config
@@ -41,29 +54,18 @@ from pesi.bundle.segmenter import read_segmenter_config
 from pesi.datasets.readers import read_dataset
 from pesi.errors import PesiError
 from pesi.files import write_text
-from pesi.predict.tables import ISIC2017_COLUMNS, read_prediction_table
+from pesi.predict.tables import ISIC2017_COLUMNS
 
 HERE = Path(__file__).resolve().parent
-_ENSEMBLES = (
-    "`benchmarks/*/ensembles.toml`. The members' held-out probabilities, averaged. The best member was "
-    "chosen on the same images, so the gain over it is not flattered."
-)
 
 
 class TableResult(NamedTuple):
-    """All that is computed of one table.
-
-    Attributes:
-        differences: Over the most folds.
-        more_seeds: Over fewer folds that more seeds have, where there are such.
-    """
+    """All that is computed of one table: differences over the most folds, and over fewer that more seeds have."""
 
     outcome: Outcome
     scores: dict[str, VariantScores | None]
     differences: list[Difference]
     more_seeds: list[Difference]
-    replicates: int
-    seed: int
 
     @property
     def empty(self) -> bool:
@@ -73,37 +75,27 @@ class TableResult(NamedTuple):
 def table_result(path: Path, data: list[pd.DataFrame], *, replicates: int, seed: int) -> TableResult:
     """Read and score one table."""
     table = load_table(path)
-    reference = load_table(table.reference) if table.reference else None
-    outcome = read_outcome(table, reference, _labels(table, data))
-    differences, more_seeds = [], []
-    for variant in outcome.own:
-        other = outcome.compared_with(variant)
-        if other == variant:
-            continue
-        found = difference(outcome, variant, other, replicates=replicates, seed=seed)
+    reference = load_table(path.parent / table.reference) if table.reference else None
+    outcome = read_outcome(table, reference, _labels(table, data), replicates=replicates, seed=seed)
+    result = TableResult(outcome, {variant: variant_scores(outcome, variant) for variant in outcome.own}, [], [])
+    for variant, other in ((variant, outcome.compared_with(variant)) for variant in outcome.own):
+        found = difference(outcome, variant, other) if other != variant else None
         if found is None:
             continue
-        differences.append(found)
+        result.differences.append(found)
         block = outcome.block(variant, other, most="seeds")
         if len(block.seeds) > len(found.block.seeds):
-            again = difference(outcome, variant, other, replicates=replicates, seed=seed, block=block)
-            more_seeds += [again] if again is not None else []
-    return TableResult(
-        outcome,
-        {v: variant_scores(outcome, v, replicates=replicates, seed=seed) for v in outcome.own},
-        differences,
-        more_seeds,
-        replicates,
-        seed,
-    )
+            again = difference(outcome, variant, other, block)
+            result.more_seeds.extend([again] if again else [])
+    return result
 
 
 def _labels(table: Table, data: list[pd.DataFrame]) -> pd.DataFrame:
     """The first data set that has the table's images; the first of all where no row is finished."""
-    finished = next((files for files in map(table.files, table.rows()) if files.finished), None)
-    if finished is None:
+    row = next(iter(read_rows(table).values()), None)
+    if row is None:
         return data[0]
-    ids = set(read_prediction_table(finished.held_out)["image_id"])
+    ids = set(row.predictions["held_out"].index)
     for records in data:
         if ids <= set(records["image_id"][records["diagnosis"].notna()]):
             return records
@@ -113,56 +105,49 @@ def _labels(table: Table, data: list[pd.DataFrame]) -> pd.DataFrame:
 def section(result: TableResult, figures: Path, page: Path) -> str:
     """The section of a table with finished rows; its figures are written."""
     outcome = result.outcome
-    parts = [f"## {outcome.table.title}", f"`{repository_path(outcome.table.path)}`"]
-    stem = outcome.table.name.replace("/", "-")
-    if not outcome.table.folds.find_duplicates:
+    table = outcome.table
+    parts = [f"## {table.title}", f"`{repository_path(table.path)}`"]
+
+    def figure(kind: str, svg: str) -> str:
+        path = figures / f"{table.name.replace('/', '-')}-{kind}.svg"
+        write_text(path, svg)
+        return f"![{path.stem}]({path.relative_to(page.parent).as_posix()})"
+
+    if not table.find_duplicates:
         parts.append("Near-duplicates were not looked for: a fold keeps the images of a patient or lesion together.")
     parts += [progress(outcome), score_table(outcome, result.scores)]
     if result.differences:
         parts += ["**Differences**", difference_table(outcome, result.differences)]
-        parts.append(
-            _figure(figures / f"{stem}-differences.svg", difference_figure(result.differences, outcome.headline), page)
-        )
+        parts.append(figure("differences", difference_figure(result.differences, outcome.headline)))
     if result.more_seeds:
         parts += ["**Differences over fewer folds, with more seeds**", difference_table(outcome, result.more_seeds)]
-    parts += _learning(result, figures / f"{stem}-learning.svg", page)
+    learned = _learned(result)
+    if len(learned) > 1:
+        points = [(images, scores.averaged[outcome.headline]) for images, scores in learned]
+        parts += ["**Learning curve**", learning_table(outcome, learned)]
+        parts.append(figure("learning", learning_figure(points, outcome.headline)))
     growth = growth_table(outcome)
     if growth:
         rows = {v: list(outcome.finished[v].values()) for v in outcome.own}
         attended = {v: r for v, r in rows.items() if r and trajectories(r, "alpha")}
         what = "means over the finished rows, of the weights before their moving average, which is what is scored"
-        parts += [f"**Alpha and attention energy**, {what}", growth]
-        parts.append(_figure(figures / f"{stem}-attention.svg", trajectory_figure(attended), page))
-    if outcome.table.answers:
-        parts += ["**Believing its probabilities**", answers_table(outcome, result.replicates)]
-    if outcome.table.ages:
-        told = ages_table(outcome, outcome.table.ages, replicates=result.replicates, seed=result.seed)
-        parts += ["**What the patient's age would add**", told] if told else []
+        parts += [f"**Alpha and attention energy**, {what}", growth, figure("attention", trajectory_figure(attended))]
+    if table.answers:
+        parts += ["**Believing its probabilities**", answers_table(outcome)]
+    told = ages_table(outcome, table.ages) if table.ages else ""
+    parts += ["**What the patient's age would add**", told] if told else []
     parts += ["**Training cost**", cost_table(outcome)]
     return "\n\n".join(part for part in parts if part)
 
 
-def _learning(result: TableResult, path: Path, page: Path) -> list[str]:
-    """The learning curve, where variants of the table train on a share of the images."""
+def _learned(result: TableResult) -> list[tuple[int, VariantScores]]:
+    """The learning curve over the same held-out images, where variants of the table train on a share; else empty."""
     outcome = result.outcome
     if all(variant.share == 1 for variant in outcome.table.variants.values()):
         return []
     there = [variant for variant in dict.fromkeys((outcome.reference, *outcome.own)) if outcome.finished[variant]]
-    block = outcome.block(*there)  # the same held-out images for all
-    scores = {
-        variant: variant_scores(outcome, variant, replicates=result.replicates, seed=result.seed, block=block)
-        for variant in there
-    }
-    points = [(images, s.averaged[outcome.headline]) for images, s in learning_curve(outcome, scores)]
-    if len(points) < 2:
-        return []
-    table = learning_table(outcome, scores)
-    return ["**Learning curve**", table, _figure(path, learning_figure(points, outcome.headline), page)]
-
-
-def _figure(path: Path, svg: str, page: Path) -> str:
-    write_text(path, svg)
-    return f"![{path.stem}]({path.relative_to(page.parent).as_posix()})"
+    block = outcome.block(*there)
+    return learning_curve(outcome, {v: variant_scores(outcome, v, block) for v in there})
 
 
 def shipped_sections() -> list[str]:
@@ -181,17 +166,10 @@ def shipped_sections() -> list[str]:
 
 
 def page_text(
-    results: list[TableResult],
-    published: Path,
-    figures: Path,
-    page: Path,
-    predictions: Path,
-    n: int,
-    ensembles: list[EnsembleResult] | None = None,
+    results: list[TableResult], page: Path, predictions: Path, ensembles: Sequence[EnsembleResult] = ()
 ) -> str:
-    """The whole page; figures and prediction files are written."""
-    ensembles = ensembles or []
-    source = read_published(published)
+    """The whole page; its figures, and the test predictions in their folder, are written."""
+    source, figures = read_published(HERE / "isic2017" / "published.toml"), page.with_suffix("")
     ranked = [result for result in results if result.outcome.table.ranked]
     differences = [d for result in results for d in (*result.differences, *result.more_seeds)]
     shown = [d for d in differences if d.shown]
@@ -202,10 +180,14 @@ def page_text(
         f"without the luck of a training: by the choice of images alone about {0.05 * len(differences):.1f} would be "
         "expected."
     )
+    averaged = (
+        "`benchmarks/ensembles.toml`. The members' held-out probabilities, averaged. The best member was "
+        "chosen on the same images, so the gain over it is not flattered."
+    )
     parts = [
         "# Results",
         "Written by `python benchmarks/results.py --data DIR` from the per-image predictions in "
-        "`benchmarks/*/*/rows/`: anyone can score them again. Don't edit; run the command.",
+        "`benchmarks/*/*.parquet`: anyone can score them again. Don't edit; run the command.",
         summary if differences else "No comparison can be made yet.",
         "How to read it. A row is one training run. In a fold, the held-out images (near-duplicates share a fold, "
         "where nothing else is said, and images like official validation or test images are never trained with) choose "
@@ -214,8 +196,9 @@ def page_text(
         "The lesion is found by the segmenter that ships, which learned from masks, not diagnoses, of images of ISIC "
         "2017 that are held out here: so a score with its crops may flatter. Intervals are 95 %: "
         "stratified bootstrap over the images, over the lesions where they have several images "
-        f"({n} resamples), for single AUC differences DeLong. They do not hold the luck of a seed: the seeds stand "
-        "beside them. *Seeds averaged*: the probabilities of the seeds' networks are averaged first. *One network*: "
+        f"({results[0].outcome.replicates} resamples), for single AUC differences DeLong. They do not hold the luck "
+        "of a seed: the seeds stand beside them. *Seeds averaged*: the probabilities of the seeds' networks are "
+        "averaged first. *One network*: "
         "each seed is scored by itself, then the scores are averaged. *Within folds*: nothing is pooled, the folds' "
         "scores are averaged. A difference is called *shown* only if the intervals of both, seeds averaged and one "
         "network, exclude zero; if it is of the same networks or of more than one seed; if both were trained in the "
@@ -228,12 +211,11 @@ def page_text(
         ),
         *shipped_sections(),
         *(section(result, figures, page) for result in results if not result.empty),
-        *(["## Ensembles", _ENSEMBLES, ensemble_tables(ensembles)] if ensembles else []),
+        *(["## Ensembles", averaged, ensemble_tables(ensembles)] if ensembles else []),
         "## Claimed and measured",
         claims_table(source, [(r.outcome, r.scores, r.differences) for r in results]),
     ]
-    files = [line for result in ranked for line in write_test_predictions(result.outcome, predictions)]
-    files += write_ensemble_predictions(ensembles, predictions)
+    files = write_test_predictions(ranked, ensembles, predictions)
     waiting = [f"- {r.outcome.table.title}: `{repository_path(r.outcome.table.path)}`" for r in results if r.empty]
     if waiting:
         parts += [
@@ -250,7 +232,7 @@ def page_text(
     return "\n\n".join(parts) + "\n"
 
 
-def ensemble_rows(ensembles: list[EnsembleResult]) -> list[OurRow]:
+def ensemble_rows(ensembles: Sequence[EnsembleResult]) -> list[OurRow]:
     """The ensembles beside the published models."""
     rows = []
     for ensemble in ensembles:
@@ -260,6 +242,59 @@ def ensemble_rows(ensembles: list[EnsembleResult]) -> list[OurRow]:
             model = f"ensemble {ensemble.name}, {counted(ensemble.networks, 'network')}"
             rows.append(OurRow(model, where, ensemble.averaged, ensemble.points))
     return rows
+
+
+def write_test_predictions(results: list[TableResult], ensembles: Sequence[EnsembleResult], folder: Path) -> list[str]:
+    """Write the test predictions of each variant and of each ensemble, in the official format.
+
+    A variant's are averaged over the fold models and seeds; an ensemble's members have equal weight, however many
+    networks each is.
+
+    Returns:
+        A line for each file.
+    """
+    of_members = {
+        f"{r.outcome.table.path.stem}-{variant}": [(r.outcome, variant)] for r in results for variant in r.outcome.own
+    }
+    of_members |= {f"ensemble-{ensemble.name}": [*ensemble.members] for ensemble in ensembles}
+    lines = []
+    for name, members in of_members.items():
+        found = [mean_test_predictions(outcome, variant) for outcome, variant in members]
+        means = [predicted[0] for predicted in found if predicted is not None]
+        if len(means) < len(found) or not all(mean.index.equals(means[0].index) for mean in means):
+            continue
+        values = np.mean([mean.to_numpy() for mean in means], axis=0)
+        whole = pd.DataFrame(values, index=means[0].index, columns=list(ISIC2017_COLUMNS))
+        networks = counted(sum(predicted[1] for predicted in found if predicted), "network")
+        path = folder / f"{name}.csv"
+        write_text(path, whole.to_csv(float_format="%.6f"))
+        lines.append(f"- `{repository_path(path)}`: {counted(len(whole), 'image')}, {networks} averaged")
+    return lines
+
+
+def mean_test_predictions(outcome: Outcome, variant: str) -> tuple[pd.DataFrame, int] | None:
+    """A variant's test predictions, averaged, and how many networks made them; None where there are none.
+
+    Returns:
+        Index image_id, sorted; columns those of the challenge.
+
+    Raises:
+        PesiError: Its rows predict different images.
+    """
+    rows = sorted(outcome.finished[variant].values(), key=lambda row: row.row.name)
+    tables = [row.test for row in rows if row.test is not None]
+    if outcome.columns != ISIC2017_COLUMNS or not tables:
+        return None
+    if not all(table.index.equals(tables[0].index) for table in tables):
+        raise PesiError(f"{outcome.table.name}, {variant}: rows predict different test images.", "Run them again.")
+    values = np.mean([table[list(ISIC2017_COLUMNS)].to_numpy() for table in tables], axis=0)
+    return pd.DataFrame(values, index=tables[0].index, columns=list(ISIC2017_COLUMNS)), len(tables)
+
+
+def repository_path(path: Path) -> str:
+    """A path as the page shows it: from the project's folder, or only the name."""
+    path, root = path.resolve(), HERE.parent
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
 
 
 def all_tables() -> list[Path]:
@@ -286,27 +321,13 @@ def main() -> int:
         results = []
         for path in options.tables or all_tables():
             results.append(table_result(path, data, replicates=options.replicates, seed=options.seed))
-            print(
-                f"{results[-1].outcome.table.name}: {counted(len(results[-1].differences), 'comparison')}", flush=True
-            )
+            compared = counted(len(results[-1].differences), "comparison")
+            print(f"{results[-1].outcome.table.name}: {compared}", flush=True)
         outcomes = {r.outcome.table.name: r.outcome for r in results}
-        found = [
-            ensemble_result(name, members, replicates=options.replicates, seed=options.seed)
-            for path in sorted(HERE.glob("*/ensembles.toml"))
-            for name, members in read_ensembles(path, outcomes).items()
-        ]
+        members = read_ensembles(HERE / "ensembles.toml", outcomes)
+        found = [ensemble_result(name, each) for name, each in members.items()]
         ensembles = [result for result in found if result is not None]
-        figures = options.out.parent / options.out.stem
-        text = page_text(
-            results,
-            HERE / "isic2017" / "published.toml",
-            figures,
-            options.out,
-            options.predictions,
-            options.replicates,
-            ensembles,
-        )
-        write_text(options.out, text)
+        write_text(options.out, page_text(results, options.out, options.predictions, ensembles))
         print(f"Written: {options.out}")
     except PesiError as error:
         print(error, file=sys.stderr)

@@ -1,34 +1,44 @@
-"""Two classifiers, on images that neither was trained with: another source, artefacts, and the lesion hidden.
+"""Classifiers where it is hard: other copies of the same photographs, another source, artefacts, the lesion hidden.
+
+    python benchmarks/robustness.py copies --data DIR --other DIR [--bundle NAME]
+
+How much a classifier's answers change when it gets other copies of the same photographs: another size or framing. Both
+folders are data sets; the images that both have in the split count. Nothing is refused for its quality.
 
     python benchmarks/run.py benchmarks/isic2017/search.toml --data isic2017 --keep-bundles \\
         --only base-s0-fold0 artefacts-s0-fold0
-    python benchmarks/robustness.py runs/benchmarks/isic2017/search/{base,artefacts}-s0-fold0/bundle --data isic2017 \\
-        --held-out benchmarks/isic2017/search/rows/base-s0-fold0.csv --also ham10000
+    python benchmarks/robustness.py pair runs/benchmarks/isic2017/search/{base,artefacts}-s0-fold0/bundle \\
+        --data isic2017 --held-out benchmarks/isic2017/search.toml base-s0-fold0 --also ham10000
 
-Prints Markdown: OTHER minus REFERENCE on the same images, 95 % intervals (DeLong for one AUC, paired bootstrap for the
-rest). Changed images are predicted from one view of the whole image. About 6 minutes on one core.
+Two classifiers on images that neither was trained with: OTHER minus REFERENCE on the same images, 95 % intervals
+(DeLong for one AUC, paired bootstrap for the rest). Changed images are predicted from one view of the whole image.
+About 6 minutes on one core.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from sections import signed
+from pack import read_rows
+from page import markdown, signed
+from table import load_table
 
 import pesi
 from pesi.datasets.artefact_labels import artefact_table
 from pesi.datasets.readers import read_dataset
-from pesi.errors import DataError
-from pesi.evaluate.answer_change import single_view_probabilities
+from pesi.errors import DataError, PesiError
+from pesi.evaluate.answer_change import compare_answers, single_view_probabilities
 from pesi.evaluate.audit.data import AuditData, lesion_grouped_part, read_audit_data
 from pesi.images.perturb import PERTURBATIONS, Perturbation
 from pesi.machine import keep_memory
 from pesi.predict.classifier import Classifier
+from pesi.predict.prediction import Refusal
 from pesi.stats import metrics
 from pesi.stats.paired import Floats, PairedResult, delong, paired_bootstrap
 
@@ -120,56 +130,122 @@ def changed(
         yield perturbation, row, None if area is None else (perturbation.name, len(at), area)
 
 
-def table(title: str, what: str, rows: list[Row]) -> str:
+def answers(classifier: Classifier, records: pd.DataFrame) -> NDArray[np.float64]:
+    """Calibrated probabilities of a record table's images, (N, K).
+
+    Raises:
+        DataError: An image cannot be read.
+    """
+    rows = []
+    for result in classifier.predict_many(records["path"], image_ids=records["image_id"], gates=False):
+        if isinstance(result, Refusal):
+            raise DataError(f"{result.path}: {result.reason}", result.cure)
+        rows.append(list(result.probabilities.values()))
+    return np.array(rows)
+
+
+def change_text(classifier: Classifier, first: pd.DataFrame, other: pd.DataFrame, *, replicates: int) -> str:
+    """What changes from the first to the other copies, over the images that both tables have.
+
+    Raises:
+        DataError: They share no labelled image, or one cannot be read.
+    """
+    both = set(first["image_id"]) & set(other["image_id"][other["diagnosis"].map(classifier.task.has)])
+    if not both:
+        raise DataError("The two data sets share no labelled image in this split.", "Give two copies of one data set.")
+    tables = [table[table["image_id"].isin(both)].sort_values("image_id") for table in (first, other)]
+    classes = np.array([classifier.task.class_of(str(code)) for code in tables[1]["diagnosis"]], np.int64)
+    before, after = (answers(classifier, table) for table in tables)
+    change = compare_answers(classifier, classes, before, after, replicates=replicates, rng=np.random.default_rng(0))
+    flips = change.class_flips
+    lines = [
+        f"{change.images} images; {classifier.config.answer_id}; first to other copies, with 95 % intervals",
+        f"another {change.answer}: {flips.count}, {flips.value:.3f} ({flips.low:.3f} to {flips.high:.3f})",
+    ]
+    if change.call_flips is not None:
+        calls = change.call_flips
+        lines.append(
+            f"another call at the threshold: {calls.count}, {calls.value:.3f} ({calls.low:.3f} to {calls.high:.3f})"
+        )
+    lines += [
+        f"AUC {name}: {auc.before.value:.3f} -> {auc.after.value:.3f}; "
+        f"{auc.change.value:+.3f} ({auc.change.low:+.3f} to {auc.change.high:+.3f})"
+        for name, auc in change.auc.items()
+    ]
+    return "\n".join(lines)
+
+
+def table(title: str, what: str, rows: Iterable[Row]) -> str:
     """A Markdown table of differences."""
-    lines = [f"**{title}**", "", f"| {what} | images | other | reference | difference |", "|---|---|---|---|---|"]
+    cells = []
     for name, count, result in rows:
         difference = signed(result.difference, result.interval) + ", **shown**" * result.shown
-        lines.append(f"| {name} | {count} | {result.a:.3f} | {result.b:.3f} | {difference} |")
-    return "\n".join(lines) + "\n"
+        cells.append([name, f"{count}", f"{result.a:.3f}", f"{result.b:.3f}", difference])
+    return f"**{title}**\n\n{markdown([what, 'images', 'other', 'reference', 'difference'], cells)}\n"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("reference", type=Path, help="a bundle")
-    parser.add_argument("other", type=Path, help="a bundle of the same task")
-    parser.add_argument("--data", type=Path, required=True, help="the data set")
-    parser.add_argument("--held-out", type=Path, required=True, help="a CSV whose image_id neither was trained with")
-    parser.add_argument("--also", type=Path, action="append", default=[], help="another source; one image a lesion")
-    parser.add_argument("--also-images", type=int, default=1000, help="of it at most (default: %(default)s)")
-    parser.add_argument("--replicates", type=int, default=2000)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    keep_memory()
-    pair = pesi.load(options.other), pesi.load(options.reference)
+def compare_pair(options: argparse.Namespace) -> None:
+    """Print the tables of two bundles."""
+    pair = pesi.load(options.bundles[1]), pesi.load(options.bundles[0])
     if pair[0].config.outputs != pair[1].config.outputs or pair[0].config.task.head != "multiclass":
         raise DataError("The bundles do not predict the same classes.", "Compare two of one task, multiclass.")
     drawing = {"replicates": options.replicates, "seed": options.seed}
     records = read_dataset(options.data)
-    wanted = pd.read_csv(options.held_out)["image_id"]
-    records = records[records["image_id"].isin(wanted)].reset_index(drop=True)
+    held_out = read_rows(load_table(options.held_out[0]))[options.held_out[1]].predictions["held_out"]
+    records = records[records["image_id"].isin(held_out.index)].reset_index(drop=True)
     sources = {f"{options.data.name}, held out": records}
     for folder in options.also:
         part = lesion_grouped_part(read_dataset(folder), pair[0].task, options.also_images, options.seed)
         sources[folder.name] = part
     areas: list[Row] = []
+    read = {}
     for name, part in sources.items():
-        data, other = (read_audit_data(classifier, part, name) for classifier in reversed(pair))
-        result = mean_auc(data, other.probabilities, data.probabilities, **drawing)
-        areas.append((name, len(data), result))
+        data, other = read[name] = [read_audit_data(classifier, part, name) for classifier in reversed(pair)]
+        areas.append((name, len(data), mean_auc(data, other.probabilities, data.probabilities, **drawing)))
         column = data.task.class_names.index("melanoma")
         melanoma = delong(data.labels("melanoma"), other.probabilities[:, column], data.probabilities[:, column])
         areas.append((f"{name}: melanoma AUC", len(data), melanoma))
-        if name == next(iter(sources)):
-            first, artefacts = data, list(with_artefact(data, other.probabilities, data.probabilities))
     print(table("Mean AUC", "source", areas))
+    data, other = next(iter(read.values()))
+    artefacts = with_artefact(data, other.probabilities, data.probabilities)
     print(table("Melanoma AUC where a real artefact is", "artefact", artefacts))
-    rows = list(changed(first, pair, **drawing))
+    rows = list(changed(data, pair, **drawing))
     for group in GROUPS:
         shares = [row for perturbation, row, _ in rows if perturbation.group == group]
         print(table(f"Share of the answers that change: {group}", "change", shares))
     print(table("Mean AUC with the lesion hidden, or its surroundings", "change", [r for *_, r in rows if r]))
 
 
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    kinds = parser.add_subparsers(dest="kind", required=True)
+    copies, pair = (kinds.add_parser(kind) for kind in ("copies", "pair"))
+    for each in (copies, pair):
+        each.add_argument("--data", type=Path, required=True, help="a data set")
+        each.add_argument("--replicates", type=int, default=2000, help="bootstrap resamples")
+    copies.add_argument("--other", type=Path, required=True, help="other copies of the same photographs")
+    copies.add_argument("--split", default="val")
+    copies.add_argument("--bundle", help="default: the one that ships")
+    pair.add_argument("bundles", type=Path, nargs=2, help="the reference, and another of the same task")
+    what = "a row that held out images which neither was trained with"
+    pair.add_argument("--held-out", nargs=2, required=True, metavar=("TABLE", "ROW"), help=what)
+    pair.add_argument("--also", type=Path, action="append", default=[], help="another source; one image a lesion")
+    pair.add_argument("--also-images", type=int, default=1000, help="of it at most (default: %(default)s)")
+    pair.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    keep_memory()
+    try:
+        if options.kind == "pair":
+            compare_pair(options)
+        else:
+            tables = (read_dataset(folder) for folder in (options.data, options.other))
+            parts = [records[records["split"] == options.split] for records in tables]
+            print(change_text(pesi.load(options.bundle), *parts, replicates=options.replicates))
+    except PesiError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -3,7 +3,7 @@
     python benchmarks/run.py benchmarks/attention/pesi18.toml --data DIR --pretrained FILE
 
 A row that was cut goes on after its last finished epoch. Several of these may work on one table at a time, on one
-machine and with the same --work: each takes the next row that nobody has.
+machine and with the same --work: each takes the next row that nobody has. `pack.py` packs what is done.
 """
 
 from __future__ import annotations
@@ -14,39 +14,71 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 
-from locks import claimed
-from rows import Table, chosen, load_table
+from filelock import FileLock, Timeout
+from pack import finished
+from table import Table, chosen, load_table
 
 from pesi.errors import PesiError
 
 HERE = Path(__file__).resolve().parent
-BUSY = 3  # train_row's exit status where another process has the row
+BUSY = 3  # exit status of a row that another process has
 MOST_FAILURES = 3  # in a row; then it is not the rows' fault
 
 
+@contextmanager
+def claim(work: Path, *names: str) -> Iterator[bool]:
+    """Claim rows by files that the system locks; it lets go of them when the process ends, however it ends.
+
+    Args:
+        work: Folder of the table's run folders.
+        names: The rows.
+
+    Yields:
+        Whether they are ours; False: another living process has one.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as locks:
+        ours = True
+        try:
+            for name in sorted(names):
+                locks.enter_context(FileLock(work / f"{name}.claim", blocking=False))
+        except Timeout:
+            ours = False
+        yield ours
+
+
 def run_table(table: Table, options: argparse.Namespace) -> int:
-    """Train the chosen rows of a table.
+    """Train the chosen rows of a table, each in a process that gets the same command line and the row's name.
 
     Returns:
         How many failed.
     """
     rows = chosen(table.rows(), options.only)
-    work = options.work / table.path.parent.name / table.path.stem
     begun = failed = in_a_row = 0
     times: list[float] = []
+
+    def done() -> str:
+        return f"[{sum(row.name in there for row in rows)}/{len(rows)} done"
+
     for row in rows:
-        if options.limit is not None and begun >= options.limit:
-            break
-        if table.files(row).finished or claimed(work / f"{row.name}.claim"):
+        there = finished(table)
+        with claim(_work(table, options), row.name) as free:
+            pass
+        if row.name in there or not free:
             continue
-        done = sum(table.files(other).finished for other in rows)
-        left = f", about {_span((len(rows) - done) * sum(times) / len(times))} to go" if times else ""
-        print(f"[{done}/{len(rows)} done{left}] {table.name}: {row.name} ...", flush=True)
+        if begun == options.limit:
+            break
+        left = sum(row.name not in there for row in rows)
+        span = f", about {_span(left * sum(times) / len(times))} to go" if times else ""
+        print(f"{done()}{span}] {table.name}: {row.name} ...", flush=True)
         started = time.perf_counter()
-        status = _train(row.name, table, work, options)
+        status = _start(row.name, options.threads)
         if status == BUSY:
             continue
         begun += 1
@@ -58,26 +90,48 @@ def run_table(table: Table, options: argparse.Namespace) -> int:
             print(f"{row.name} failed (exit status {status}); it will go on when this is run again.", flush=True)
             if in_a_row == MOST_FAILURES:
                 raise PesiError(f"{in_a_row} rows in a row failed.", "See what they said above; then run this again.")
-    done = sum(table.files(row).finished for row in rows)
-    print(f"[{done}/{len(rows)} done] {table.name}: results in {table.path.parent.name}/{table.path.stem}/rows")
+    there = finished(table)
+    print(f"{done()}] {table.name}. To pack what is done: python benchmarks/pack.py {table.path}")
     return failed
 
 
-def _train(name: str, table: Table, work: Path, options: argparse.Namespace) -> int:
+def _work(table: Table, options: argparse.Namespace) -> Path:
+    return Path(options.work) / table.name
+
+
+def _start(name: str, threads: int) -> int:
     """Exit status of the process that trains the row."""
-    command = [sys.executable, str(HERE / "train_row.py"), name, str(table.path)]
-    command += ["--data", str(options.data), "--work", str(work)]
-    command += ["--threads", str(options.threads), "--workers", str(options.workers)]
-    command += ["--pretrained", options.pretrained] if options.pretrained else []
-    command += ["--keep-bundles"] if options.keep_bundles else []
-    environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
-    process = subprocess.Popen(command, env=environment)
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    process = subprocess.Popen([sys.executable, *sys.argv, "--row", name], env=environment)
     try:
         return process.wait()
     except KeyboardInterrupt:
         process.terminate()
         process.wait()
         raise
+
+
+def _train(name: str, table: Table, options: argparse.Namespace) -> int:
+    """Train a row in this process.
+
+    Returns:
+        The exit status.
+    """
+    from train_row import network_row, train_row
+
+    from pesi.machine import keep_memory
+
+    keep_memory()
+    warnings.filterwarnings("ignore", message=".*logging interval.*")  # a short epoch is no mistake here
+    work = _work(table, options)
+    row = chosen(table.rows(), [name])[0]
+    with claim(work, *{name, network_row(table, row).name}) as ours:
+        if not ours:
+            return BUSY
+        if name not in finished(table):
+            kept = ("data", "pretrained", "threads", "workers", "keep_bundles")
+            print(train_row(table, row, work=work, **{key: getattr(options, key) for key in kept}), flush=True)
+    return 0
 
 
 def _span(seconds: float) -> str:
@@ -101,18 +155,23 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=0, help="loader processes a row (for a GPU)")
     parser.add_argument("--limit", type=int, metavar="N", help="begin at most N rows")
     parser.add_argument("--keep-bundles", action="store_true", help="keep the trained networks in the run folders")
+    parser.add_argument("--row", help=argparse.SUPPRESS)  # train this one, in this process
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         for path in (options.data, None if options.pretrained == "imagenet" else options.pretrained):
             if path is not None and not Path(path).exists():
                 raise PesiError(f"There is no {path}.", "Check the path.")
-        return 1 if run_table(load_table(options.table), options) else 0
+        table = load_table(options.table)
+        if options.row:
+            return _train(options.row, table, options)
+        return 1 if run_table(table, options) else 0
     except PesiError as error:
-        print(error, file=sys.stderr)
+        print(f"{options.row}: {error}" if options.row else error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("Stopped; run the same command again to go on.", file=sys.stderr)
+        if not options.row:
+            print("Stopped; run the same command again to go on.", file=sys.stderr)
         return 130
 
 

@@ -1,13 +1,15 @@
-"""Scores of a table's variants with intervals, and paired differences between them."""
+"""Scores of variants and of their averages with intervals, and paired differences between them."""
 
 from __future__ import annotations
 
+import tomllib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
-from crops import segmenter_saw
 from numpy.typing import NDArray
-from outcome import Block, FinishedRow, Outcome, Pooled
+from outcome import Block, FinishedRow, Outcome, Pooled, segmenter_saw
 
 from pesi.errors import PesiError
 from pesi.stats import metrics
@@ -37,33 +39,21 @@ class VariantScores:
     points: dict[str, tuple[float, float, float]]
 
 
-def variant_scores(
-    outcome: Outcome, variant: str, *, replicates: int, seed: int, block: Block | None = None
-) -> VariantScores | None:
+def variant_scores(outcome: Outcome, variant: str, block: Block | None = None) -> VariantScores | None:
     """Scores of a variant over a block, its largest unless given; None where nothing is finished."""
     block = outcome.block(variant) if block is None else block
     if not block:
         return None
     pooled = outcome.pooled(variant, block)
-    ones = np.ones((1, len(pooled.classes)))
-    averaged, points = scored(outcome, pooled, pooled.averaged, replicates=replicates, seed=seed)
-    within = [
-        float(outcome.headline_value(pooled, one, (pooled.folds == fold)[None].astype(float))[0])
-        for one in pooled.scores
-        for fold in np.unique(pooled.folds)
-    ]
-    return VariantScores(
-        block,
-        len(pooled.classes),
-        averaged,
-        {s: float(outcome.headline_value(pooled, pooled.scores[i], ones)[0]) for i, s in enumerate(block.seeds)},
-        float(np.mean(within)),
-        points,
-    )
+    averaged, points = scored(outcome, pooled, pooled.averaged)
+    folds = [pooled.folds == fold for fold in np.unique(pooled.folds)]
+    within = [outcome.headline_of(pooled, one, fold) for one in pooled.scores for fold in folds]
+    seeds = {seed: outcome.headline_of(pooled, one) for seed, one in zip(block.seeds, pooled.scores, strict=True)}
+    return VariantScores(block, len(pooled.classes), averaged, seeds, float(np.mean(within)), points)
 
 
 def scored(
-    outcome: Outcome, pooled: Pooled, scores: Floats, *, replicates: int, seed: int
+    outcome: Outcome, pooled: Pooled, scores: Floats
 ) -> tuple[dict[str, Interval], dict[str, tuple[float, float, float]]]:
     """Scores of probabilities (N, K) of a block's images.
 
@@ -71,14 +61,12 @@ def scored(
         Measure -> value and 95 % interval; class name -> accuracy, sensitivity and specificity at 0.5, where the
         classes are few.
     """
-    point = outcome.measures(pooled, scores, np.ones((1, len(pooled.classes))))
-    draws = bootstrap(
-        lambda weights: outcome.measures(pooled, scores, weights),
-        pooled.classes,
-        replicates=replicates,
-        rng=np.random.default_rng(seed),
-        groups=pooled.groups,
-    )
+
+    def measures(weights: NDArray) -> dict[str, Floats]:
+        return outcome.measures(pooled, scores, weights)
+
+    point, rng = measures(np.ones((1, len(scores)))), np.random.default_rng(outcome.seed)
+    draws = bootstrap(measures, pooled.classes, replicates=outcome.replicates, rng=rng, groups=pooled.groups)
     points = {}
     for k, name in enumerate(outcome.columns if outcome.few else ()):
         values = metrics.binary_scores(outcome.labels(pooled, name), scores[:, k])
@@ -151,9 +139,7 @@ class Difference:
         return self.apart and not lucky and self.precisions is None and without
 
 
-def difference(
-    outcome: Outcome, variant: str, reference: str, *, replicates: int, seed: int, block: Block | None = None
-) -> Difference | None:
+def difference(outcome: Outcome, variant: str, reference: str, block: Block | None = None) -> Difference | None:
     """Paired difference of two variants over a block, by default the largest of both; None where they share none."""
     block = outcome.block(variant, reference) if block is None else block
     if not block:
@@ -162,47 +148,35 @@ def difference(
     if both[0].image_ids != both[1].image_ids:
         raise PesiError(
             f"{outcome.table.name}: {variant} and {reference} held out different images.",
-            "Delete the rows that were made with another fold list.",
+            "Drop the rows that were made with another fold list.",
         )
-    classes = both[0].classes
     rows = [[outcome.finished[name][cell] for cell in block.cells] for name in (variant, reference)]
-
-    def averaged(which: int, weights: NDArray) -> Floats:
-        return outcome.headline_value(both[which], both[which].averaged, weights)
-
-    def single(which: int, weights: NDArray) -> Floats:
-        each = [outcome.headline_value(both[which], scores, weights) for scores in both[which].scores]
-        return np.asarray(np.mean(each, axis=0))
-
-    tests = [
-        paired_bootstrap(
-            statistic, classes, replicates=replicates, rng=np.random.default_rng(seed), groups=both[0].groups
-        )
-        for statistic in (averaged, single)
-    ]
-    ones = np.ones((1, len(classes)))
+    averaged, scores = [pooled.averaged for pooled in both], [pooled.scores for pooled in both]
+    each = [[outcome.headline_of(pooled, one) for one in pooled.scores] for pooled in both]
+    names = outcome.columns if outcome.few else ()
     return Difference(
         variant,
         reference,
         block,
-        len(classes),
-        tests[0],
-        tests[1],
-        {
-            name: delong(outcome.labels(both[0], name), both[0].averaged[:, k], both[1].averaged[:, k])
-            for k, name in enumerate(outcome.columns if outcome.few else ())
-        },
-        {
-            s: float(
-                outcome.headline_value(both[0], both[0].scores[i], ones)[0]
-                - outcome.headline_value(both[1], both[1].scores[i], ones)[0]
-            )
-            for i, s in enumerate(block.seeds)
-        },
-        all(a.network == b.network for a, b in zip(*rows, strict=True)),
-        _precisions(*rows),
-        _unseen(outcome, rows, both, replicates=replicates, seed=seed),
+        len(both[0].classes),
+        averaged=headline_difference(outcome, both[0], averaged[0][None], averaged[1][None]),
+        single=headline_difference(outcome, both[0], *scores),
+        tasks={n: delong(outcome.labels(both[0], n), *(one[:, k] for one in averaged)) for k, n in enumerate(names)},
+        seeds={seed: a - b for seed, a, b in zip(block.seeds, *each, strict=True)},
+        same_networks=all(a.network == b.network for a, b in zip(*rows, strict=True)),
+        precisions=_precisions(*rows),
+        unseen=_unseen(outcome, rows, both),
     )
+
+
+def headline_difference(outcome: Outcome, pooled: Pooled, a: Floats, b: Floats) -> PairedResult:
+    """Paired bootstrap of the headline measure, A minus B, of probabilities (S, N, K): the mean over the first axis."""
+
+    def headline(which: int, weights: NDArray) -> Floats:
+        return np.asarray(np.mean([outcome.headline_value(pooled, one, weights) for one in (a, b)[which]], axis=0))
+
+    rng = np.random.default_rng(outcome.seed)
+    return paired_bootstrap(headline, pooled.classes, replicates=outcome.replicates, rng=rng, groups=pooled.groups)
 
 
 def _precisions(variant: list[FinishedRow], reference: list[FinishedRow]) -> tuple[str, str] | None:
@@ -213,9 +187,7 @@ def _precisions(variant: list[FinishedRow], reference: list[FinishedRow]) -> tup
     return first, second
 
 
-def _unseen(
-    outcome: Outcome, rows: list[list[FinishedRow]], both: list[Pooled], *, replicates: int, seed: int
-) -> Unseen | None:
+def _unseen(outcome: Outcome, rows: list[list[FinishedRow]], both: list[Pooled]) -> Unseen | None:
     """The difference without what the segmenter had learned from, where only one of the two crops."""
     if rows[0][0].crops == rows[1][0].crops:
         return None
@@ -224,13 +196,84 @@ def _unseen(
     if unseen.all():
         return None
     left = [pooled.take(unseen) for pooled in both]
-    if set(left[0].classes) != set(both[0].classes):
-        return Unseen(int((~unseen).sum()), int(unseen.sum()), None)
-    result = paired_bootstrap(
-        lambda which, weights: outcome.headline_value(left[which], left[which].averaged, weights),
-        left[0].classes,
-        replicates=replicates,
-        rng=np.random.default_rng(seed),
-        groups=left[0].groups,
-    )
+    result = None
+    if set(left[0].classes) == set(both[0].classes):
+        result = headline_difference(outcome, left[0], *(pooled.averaged[None] for pooled in left))
     return Unseen(int((~unseen).sum()), int(unseen.sum()), result)
+
+
+Member = tuple[Outcome, str]  # a table, and one of its variants
+
+
+@dataclass(frozen=True)
+class EnsembleResult:
+    """The scores of an ensemble: the held-out probabilities of several tables' variants averaged.
+
+    Attributes:
+        name: Its name.
+        members: Table and variant of each; a member's seeds are averaged first.
+        splits: The splits that all members held out.
+        images: How many images these hold.
+        networks: How many networks predicted each image.
+        averaged: Measure -> value and 95 % interval.
+        points: Class name -> accuracy, sensitivity and specificity at 0.5.
+        best: The member with the best headline measure on the same images.
+        gain: The ensemble minus that member. It was chosen on the same images, so the gain is not flattered.
+    """
+
+    name: str
+    members: tuple[Member, ...]
+    splits: tuple[str, ...]
+    images: int
+    networks: int
+    averaged: dict[str, Interval]
+    points: dict[str, tuple[float, float, float]]
+    best: Member
+    gain: PairedResult
+
+
+def read_ensembles(path: Path, outcomes: Mapping[str, Outcome]) -> dict[str, tuple[Member, ...]]:
+    """The ensembles of a TOML file, where there is one, whose tables are all among the outcomes (by table name).
+
+    Raises:
+        PesiError: The file is damaged, or names a variant that its table does not have.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        entries = {name: list(entry["members"]) for name, entry in tomllib.loads(path.read_text("utf-8")).items()}
+    except (tomllib.TOMLDecodeError, KeyError, TypeError) as error:
+        cure = 'Write [NAME] and members = ["TABLE VARIANT", ...].'
+        raise PesiError(f"{path} cannot be read: {error}.", cure) from error
+    found = {}
+    for name, members in entries.items():
+        pairs = [tuple(str(member).partition(" ")[::2]) for member in members]
+        if len(pairs) < 2:
+            raise PesiError(f"{path}: ensemble {name!r} has {len(pairs)} members.", "Name two or more.")
+        if not all(table in outcomes for table, _ in pairs):
+            continue
+        for table, variant in pairs:
+            if variant not in outcomes[table].own:
+                known = ", ".join(outcomes[table].own)
+                raise PesiError(f"{path}: {table} has no variant {variant!r}.", f"It has: {known}.")
+        found[name] = tuple((outcomes[table], variant) for table, variant in pairs)
+    return found
+
+
+def ensemble_result(name: str, members: Sequence[Member]) -> EnsembleResult | None:
+    """Score an ensemble; None where its members share no finished split."""
+    blocks = [outcome.block(variant) for outcome, variant in members]
+    splits = tuple(s for s in blocks[0].splits if all(s in block.splits for block in blocks))
+    if not splits:
+        return None
+    outcome = members[0][0]
+    pooled = [m.pooled(v, Block(splits, block.seeds)) for (m, v), block in zip(members, blocks, strict=True)]
+    kinds = {(p.image_ids, member.columns) for p, (member, _) in zip(pooled, members, strict=True)}
+    if len(kinds) > 1:
+        raise PesiError(f"Ensemble {name!r}: its members held out different images or classes.", "Use one fold list.")
+    mean = np.asarray(np.mean([p.averaged for p in pooled], axis=0))
+    averaged, points = scored(outcome, pooled[0], mean)
+    best = int(np.argmax([outcome.headline_of(p, p.averaged) for p in pooled]))
+    gain = headline_difference(outcome, pooled[0], mean[None], pooled[best].averaged[None])
+    networks = sum(len(block.seeds) for block in blocks)
+    return EnsembleResult(name, tuple(members), splits, len(mean), networks, averaged, points, members[best], gain)

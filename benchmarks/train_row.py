@@ -1,40 +1,31 @@
-"""Trains one row of a table, and writes its predictions and how they were made; `run.py` starts it, a process a row.
-
-    python benchmarks/train_row.py ROW TABLE --data DIR --work DIR [--pretrained FILE] [--threads 1] [--workers 0]
-
-Exit status: 0 done, 2 an error that is told, 3 another process has the row.
-"""
+"""Trains one row of a table, and writes its predictions and how they were made."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import platform
 import shutil
 import sys
 import time
-import warnings
-from contextlib import ExitStack
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import numpy as np
 import pandas as pd
-from energy import EnergyMeter
 from lightning.pytorch.callbacks import Callback
-from locks import claim
+from pack import PARTS, write_row
 from pool import file_sha256, saved_folds, split_records
-from rows import Row, Table, load_table
 from sklearn.metrics import roc_auc_score
+from table import Row, Table
 
 from pesi.datasets.readers import read_dataset
 from pesi.datasets.splits import id_lists
 from pesi.decide.calibration import view_probabilities
 from pesi.errors import ImageError, PesiError
-from pesi.files import write_json, write_text
-from pesi.machine import keep_memory
+from pesi.files import write_json
 from pesi.predict.classifier import Classifier
 from pesi.predict.prediction import Refusal
 from pesi.taxonomy import Task, task_of
@@ -42,7 +33,42 @@ from pesi.train.finish import preprocess_config
 from pesi.train.recipe import Recipe
 from pesi.train.run import RunSettings, open_run, run_training, start_run
 
-BUSY = 3
+POWERCAP = Path("/sys/class/powercap")
+
+
+class EnergyMeter:
+    """Joules that the processor packages have taken since the meter was last read, as Linux shows them (RAPL).
+
+    Many virtual machines have no counter. It reads what all processes take together, and nothing of a GPU.
+
+    Args:
+        root: Where the counters are.
+    """
+
+    def __init__(self, root: Path = POWERCAP) -> None:
+        # A package is intel-rapl:N (AMD's too); intel-rapl:N:M is a part of one.
+        packages = [path for path in sorted(root.glob("intel-rapl:*")) if path.name.count(":") == 1]
+        self._counters = {path: _joules(path / "energy_uj") for path in packages}
+
+    def joules(self) -> float | None:
+        """Since the last call, or since the meter was made; None where no counter can be read."""
+        spent: float | None = 0.0 if self._counters else None
+        for path, before in self._counters.items():
+            now = _joules(path / "energy_uj")
+            if now is None or before is None or spent is None:
+                return None
+            if now < before:  # the counter began anew
+                spent += _joules(path / "max_energy_range_uj") or 0.0
+            spent += now - before
+            self._counters[path] = now
+        return spent
+
+
+def _joules(path: Path) -> float | None:
+    try:
+        return float(path.read_text(encoding="ascii")) / 1e6
+    except (OSError, ValueError):  # on many systems only root may read them
+        return None
 
 
 class Stopwatch(Callback):
@@ -112,13 +138,10 @@ def probabilities(classifier: Classifier, part: pd.DataFrame) -> pd.DataFrame:
 
 def scores(predictions: pd.DataFrame, records: pd.DataFrame, task: Task) -> str:
     """The held-out AUCs, for the line that tells of the row."""
-    diagnosis = records.set_index("image_id")["diagnosis"]
-    classes = np.array([task.class_names[task.class_of(str(diagnosis[i]))] for i in predictions["image_id"]])
-    aucs = {
-        name: float(roc_auc_score(classes == name, predictions[name]))
-        for name in task.scored_names
-        if 0 < (classes == name).sum() < len(classes)
-    }
+    diagnosis = records.set_index("image_id")["diagnosis"].loc[predictions["image_id"]]
+    classes = np.array([task.class_names[task.class_of(str(code))] for code in diagnosis])
+    there = [name for name in task.scored_names if 0 < (classes == name).sum() < len(classes)]
+    aucs = {name: float(roc_auc_score(classes == name, predictions[name])) for name in there}
     parts = ", ".join(f"{name} {value:.3f}" for name, value in aucs.items())
     return f"{parts}, mean AUC {np.mean(list(aucs.values())):.3f}" if aucs else "one class only, no AUC"
 
@@ -140,9 +163,7 @@ def train_row(
         table, row: Which.
         data: The data set's folder.
         work: Folder of the table's run folders.
-        pretrained: A checkpoint to start from, or "imagenet"; None: what the recipe says.
-        threads: Torch threads.
-        workers: Loader processes.
+        pretrained, threads, workers: As `RunSettings` has them.
         keep_bundles: Whether the trained network stays in the run folder.
 
     Returns:
@@ -151,73 +172,51 @@ def train_row(
     Raises:
         PesiError: The recipe or the data are at fault, or the run folder is of another recipe or of other images.
     """
-    files, recipe, source = table.files(row), table.recipe(row), network_row(table, row)
-    run = work / source.name
-    records = read_dataset(data)
-    used = split_records(
-        records,
-        saved_folds(table.folds, records, data),
-        row.split,
-        share=row.settings.share,
-        relatives=row.settings.relatives,
-        seed=row.seed,
-    )
+    recipe, source = table.recipe(row), network_row(table, row)
+    run, records = work / source.name, read_dataset(data)
+    folds, own = saved_folds(table, records, data), row.settings
+    used = split_records(records, folds, row.split, share=own.share, relatives=own.relatives, seed=row.seed)
     task = task_of(recipe.task, used["diagnosis"].dropna())
-    settings = RunSettings(
-        data=data.name,
-        pretrained=pretrained,
-        threads=threads,
-        workers=workers,
-        cache_dir=str(work.parent / "cache"),
-    )
-    _train(run, table.recipe(source), used, task, settings)  # nothing, where it is trained already
-    spent = json.loads((run / "seconds.json").read_text(encoding="utf-8"))
-    log = pd.read_csv(run / "log.csv")
+    lists = id_lists(used[used["split"] != "test"])
+    cache = str(work.parent / "cache")
+    settings = RunSettings(data=data.name, pretrained=pretrained, threads=threads, workers=workers, cache_dir=cache)
+    _train(run, table.recipe(source), used, lists, task, settings)  # nothing, where it is trained already
+    spent, made = (json.loads((run / name).read_text("utf-8")) for name in ("seconds.json", "environment.json"))
+    weights, log = run / "pretrained.json", pd.read_csv(run / "log.csv")
     classifier = _looking(Classifier.load(run / "bundle"), recipe)
-    parts = {name: used[used["split"] == name] for name in ("val", "test")}
+    parts = {part: used[used["split"] == split] for part, split in zip(PARTS, ("val", "test"), strict=True)}
     predicted = {name: probabilities(classifier, part) for name, part in parts.items() if len(part)}
     looks = {"views": recipe.views, "predict_regions": recipe.predict_regions}
     resolved = open_run(run).recipe.model_copy(update=looks)
-    made, weights = json.loads((run / "environment.json").read_text(encoding="utf-8")), run / "pretrained.json"
     content = {
         "row": row.name,
         "table": table.name,
         "variant": row.variant,
         "seed": row.seed,
         "split": row.split,
-        "set": list(row.settings.overrides),
-        "share": row.settings.share,
-        "relatives": row.settings.relatives,
-        "network_of": row.settings.network_of,
+        "set": table.settings(row),
+        **own.model_dump(include={"share", "relatives", "network_of"}),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "network_sha256": file_sha256(run / "bundle" / "model.safetensors"),
         "recipe": resolved.model_dump(mode="json"),
         "pretrained": json.loads(weights.read_text(encoding="utf-8")) if weights.is_file() else None,
         **spent,
         "processor": processor_name(),
-        "device": made["device"],
-        "threads": made["threads"],
+        **{name: made[name] for name in ("device", "threads", "python", "git_commit")},
         "torch": made["packages"]["torch"],
-        "python": made["python"],
-        "git_commit": made["git_commit"],
-        "folds_sha256": file_sha256(table.folds.path),
-        "splits": {
-            name: {"count": part["count"], "sha256": part["sha256"]}
-            for name, part in id_lists(used[used["split"] != "test"]).items()
-        },
+        "folds_sha256": file_sha256(table.folds_path),
+        "splits": {name: {key: part[key] for key in ("count", "sha256")} for name, part in lists.items()},
         "log": [
             {str(key): float(f"{value:.6g}") for key, value in line.items() if pd.notna(value)}
             for line in log.to_dict("records")
         ],
     }
-    write_text(files.held_out, predicted["val"].to_csv(index=False, float_format="%.5g"))
-    if "test" in predicted:
-        write_text(files.test, predicted["test"].to_csv(index=False, float_format="%.5g"))
-    write_json(files.json, content)  # last: the row is finished
+    write_row(table, content, predicted)
     shutil.rmtree(run / "checkpoints", ignore_errors=True)  # of the network, which is finished too
     taken = any(variant.network_of == source.variant for variant in table.variants.values())
     if not keep_bundles and not taken:
         (run / "bundle" / "model.safetensors").unlink(missing_ok=True)
-    return f"{row.name}: {spent['seconds']:.0f} s, {scores(predicted['val'], used, task)}"
+    return f"{row.name}: {spent['seconds']:.0f} s, {scores(predicted['held_out'], used, task)}"
 
 
 def network_row(table: Table, row: Row) -> Row:
@@ -226,18 +225,21 @@ def network_row(table: Table, row: Row) -> Row:
     return replace(row, variant=name, settings=table.variants[name])
 
 
-def _train(run: Path, recipe: Recipe, used: pd.DataFrame, task: Task, settings: RunSettings) -> None:
+def _train(
+    run: Path, recipe: Recipe, used: pd.DataFrame, lists: dict[str, Any], task: Task, settings: RunSettings
+) -> None:
     """Train in the run folder, or go on there."""
     if (run / "result.json").is_file() and not (run / "bundle" / "model.safetensors").is_file():
         shutil.rmtree(run)  # it was finished and tidied up, and then its result was deleted: begin anew
     if not (run / "run.json").is_file():
         start_run(recipe, used, run, settings, task)
-    elif open_run(run).recipe != recipe.resolved():
-        raise PesiError(f"{run} was begun with another recipe.", "Remove that folder to begin the row anew.")
-    elif json.loads((run / "splits.json").read_text(encoding="utf-8")) != id_lists(used[used["split"] != "test"]):
-        raise PesiError(f"{run} was begun with other images.", "Remove that folder to begin the row anew.")
-    if not _same_weights(run / "pretrained.json", settings.pretrained):
-        raise PesiError(f"{run} began with other weights.", "Remove that folder to begin the row anew.")
+    other = {
+        "another recipe": open_run(run).recipe != recipe.resolved(),
+        "other images": json.loads((run / "splits.json").read_text(encoding="utf-8")) != lists,
+        "other weights": not _same_weights(run / "pretrained.json", settings.pretrained),
+    }
+    for what in (what for what, differs in other.items() if differs):
+        raise PesiError(f"{run} was begun with {what}.", "Remove that folder to begin the row anew.")
     run_training(run, show_progress=sys.stderr.isatty(), callbacks=(Stopwatch(run / "seconds.json"),))
 
 
@@ -253,50 +255,3 @@ def _looking(classifier: Classifier, recipe: Recipe) -> Classifier:
     preprocess = preprocess_config(recipe.picture, recipe.looks_at)
     config = classifier.config.model_copy(update={"preprocess": preprocess, "views": recipe.views})
     return Classifier(config, classifier.network)
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("row")
-    parser.add_argument("table", type=Path)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--work", type=Path, required=True, help="folder of the table's run folders")
-    parser.add_argument("--pretrained")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--workers", type=int, default=0)
-    parser.add_argument("--keep-bundles", action="store_true")
-    options = parser.parse_args()
-    keep_memory()
-    warnings.filterwarnings("ignore", message=".*logging interval.*")  # a short epoch is no mistake here
-    try:
-        table = load_table(options.table)
-        row = next((row for row in table.rows() if row.name == options.row), None)
-        if row is None:
-            raise PesiError(f"{options.table} has no row {options.row!r}.", "Rows are called VARIANT-sSEED-SPLIT.")
-        with ExitStack() as claims:
-            names = {row.name, network_row(table, row).name}
-            if not all(claims.enter_context(claim(options.work / f"{name}.claim")) for name in sorted(names)):
-                return BUSY
-            if table.files(row).finished:
-                return 0
-            line = train_row(
-                table,
-                row,
-                data=options.data,
-                work=options.work,
-                pretrained=options.pretrained,
-                threads=options.threads,
-                workers=options.workers,
-                keep_bundles=options.keep_bundles,
-            )
-            print(line, flush=True)
-    except PesiError as error:
-        print(f"{options.row}: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -17,9 +17,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from clinical import composed
 from numpy.typing import NDArray
-from radiology import dicom_pictures, radiographs
+from pictures import composed, dicom_pictures, radiographs
 from scores import Outputs, all_scores
 
 import pesi

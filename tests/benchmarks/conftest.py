@@ -11,12 +11,12 @@ import pandas as pd
 import pytest
 
 from pesi.datasets.records import record_table
-from pesi.files import write_json, write_text
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
-from rows import Table, load_table  # noqa: E402
+from pack import write_row  # noqa: E402
+from table import Table, load_table  # noqa: E402
 
 TABLE = """
 title = "Made up"
@@ -67,14 +67,14 @@ def fabricate(table: Table, records: pd.DataFrame) -> Callable[..., None]:
         row = next(r for r in table.rows() if (r.variant, r.seed, r.split) == (variant, seed, split))
         rng = np.random.default_rng([seed, len(variant), int(split[-1])])
         pool = records[records["diagnosis"].notna()].iloc[int(split[-1]) :: 2]
-        files = table.files(row)
-        for part, path in ((pool, files.held_out), (records[records["split"] == "test"], files.test)):
+        predictions = {}
+        for name, part in (("held_out", pool), ("test", records[records["split"] == "test"])):
             truth = part["diagnosis"].map({"MEL": 0, "SK": 1, "NV": 2}).fillna(0).astype(int).to_numpy()
             z = rng.normal(size=(len(part), 3)) + skill * np.eye(3)[truth]
             p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
             frame = pd.DataFrame(p, columns=list(NAMES))
             frame.insert(0, "image_id", part["image_id"].to_numpy())
-            write_text(path, frame.to_csv(index=False, float_format="%.5g"))
+            predictions[name] = frame
         blocks = () if variant == "none" else ("layer1.0", "layer1.1", "layer2.0")
         log = [
             {"epoch": float(e)}
@@ -99,6 +99,6 @@ def fabricate(table: Table, records: pd.DataFrame) -> Callable[..., None]:
             "splits": {"train": {"count": int(40 * row.settings.share)}},
             "log": log,
         }
-        write_json(files.json, content)
+        write_row(table, content, predictions)
 
     return write

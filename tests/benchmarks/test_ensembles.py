@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import results
-from ensembles import ensemble_result, ensemble_tables, read_ensembles
 from outcome import read_outcome
-from rows import Table, load_table
+from page import ensemble_tables
+from scoring import ensemble_result, read_ensembles
 from sklearn.metrics import roc_auc_score
+from table import Table, load_table
 
 from benchmarks.conftest import BENCHMARKS, NAMES
 from pesi.errors import PesiError
@@ -27,8 +28,8 @@ def test_an_ensemble_is_scored_on_what_all_members_held_out(
         fabricate("none", seed, "fold0", skill=0.8)
         fabricate("none", seed, "fold1", skill=0.8)
     fabricate("spatial", 0, "fold1", skill=0.8)
-    outcome = read_outcome(table, None, records)
-    result = ensemble_result("two", [(outcome, "none"), (outcome, "spatial")], replicates=300, seed=0)
+    outcome = read_outcome(table, None, records, replicates=200)
+    result = ensemble_result("two", [(outcome, "none"), (outcome, "spatial")])
     assert result is not None
     assert (result.splits, result.images, result.networks) == (("fold1",), 45, 3)
 
@@ -49,16 +50,8 @@ def test_an_ensemble_is_scored_on_what_all_members_held_out(
     assert result.best[1] == ("none" if best == mean_auc(none) else "spatial")
     assert "made/table none<br>made/table spatial" in ensemble_tables([result])
 
-    page = tmp_path / "docs" / "results.md"
-    arguments = (
-        BENCHMARKS / "isic2017" / "published.toml",
-        page.parent / "results",
-        page,
-        tmp_path / "predictions",
-        100,
-    )
     tables = [results.table_result(table.path, [records], replicates=50, seed=0)]
-    text = results.page_text(tables, *arguments, [result])
+    text = results.page_text(tables, tmp_path / "results.md", tmp_path / "predictions", [result])
     assert "| **ours**: ensemble two, 3 networks | 1 of 2 folds so far, 45 images |" in text
     submission = pd.read_csv(tmp_path / "predictions" / "ensemble-two.csv").set_index("image_id")
     files = [f"none-s{s}-fold{f}-test.csv" for s in (0, 1) for f in (0, 1)]
@@ -73,12 +66,9 @@ def test_ensembles_of_other_classes_have_a_table_of_their_own(
 ) -> None:
     for variant in ("none", "spatial"):
         fabricate(variant, 0, "fold0")
-    outcome = read_outcome(table, None, records)
+    outcome = read_outcome(table, None, records, replicates=200)
     other = replace(outcome, task=replace(outcome.task, scored=("melanoma",)))
-    found = [
-        ensemble_result(f"of-{len(o.columns)}", [(o, "none"), (o, "spatial")], replicates=50, seed=0)
-        for o in (outcome, other, outcome)
-    ]
+    found = [ensemble_result(f"of-{len(o.columns)}", [(o, "none"), (o, "spatial")]) for o in (outcome, other, outcome)]
     first, second = ensemble_tables([result for result in found if result is not None]).split("\n\n")
     assert first.count("| of-2 |") == 2
     assert "seborrheic" in first
@@ -91,12 +81,12 @@ def test_members_without_a_common_fold_are_no_ensemble(
 ) -> None:
     fabricate("none", 0, "fold0")
     fabricate("spatial", 0, "fold1")
-    outcome = read_outcome(table, None, records)
-    assert ensemble_result("none", [(outcome, "none"), (outcome, "spatial")], replicates=10, seed=0) is None
+    outcome = read_outcome(table, None, records, replicates=200)
+    assert ensemble_result("none", [(outcome, "none"), (outcome, "spatial")]) is None
 
 
 def test_an_ensemble_file_is_checked(table: Table, records: pd.DataFrame, tmp_path: Path) -> None:
-    outcomes = {"made/table": read_outcome(table, None, records)}
+    outcomes = {"made/table": read_outcome(table, None, records, replicates=200)}
     path = tmp_path / "ensembles.toml"
     assert read_ensembles(path, outcomes) == {}
     path.write_text('[a]\nmembers = ["made/table none", "made/table spatial"]\n[b]\nmembers = ["x none", "y none"]\n')
@@ -113,9 +103,8 @@ def test_an_ensemble_file_is_checked(table: Table, records: pd.DataFrame, tmp_pa
 
 
 def test_the_projects_ensembles_name_what_there_is() -> None:
-    files = [tomllib.loads(path.read_text()) for path in BENCHMARKS.glob("*/ensembles.toml")]
-    named = {member for entries in files for entry in entries.values() for member in entry["members"]}
-    assert len({name for entries in files for name in entries}) == sum(map(len, files))
+    entries = tomllib.loads((BENCHMARKS / "ensembles.toml").read_text())
+    named = {member for entry in entries.values() for member in entry["members"]}
     known = {f"{t.name} {variant}" for t in map(load_table, results.all_tables()) for variant in t.variants}
     assert named
     assert named <= known

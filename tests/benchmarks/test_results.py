@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,15 +10,14 @@ import pandas as pd
 import pytest
 import results
 import scoring
-from crops import segmenter_saw
-from outcome import Block, FinishedRow, largest_block, read_outcome
+from outcome import Block, FinishedRow, largest_block, read_outcome, segmenter_saw
+from page import cost_table, difference_table, progress, verdict
 from plots import trajectories
-from rows import Table, load_table
 from scoring import Difference, difference, variant_scores
-from sections import cost_table, difference_table, progress, verdict
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+from table import Table, load_table
 
-from benchmarks.conftest import BENCHMARKS, NAMES
+from benchmarks.conftest import NAMES
 from pesi.datasets.readers import read_dataset
 from pesi.errors import PesiError
 from pesi.files import write_json
@@ -49,9 +49,9 @@ def test_pooled_scores_and_differences_are_scikit_learns(
     table: Table, records: pd.DataFrame, fabricate: Fabricate
 ) -> None:
     fill(fabricate, table, {"none": 0.5, "spatial": 1.4})
-    outcome = read_outcome(table, None, records)
-    scores = {v: variant_scores(outcome, v, replicates=400, seed=0) for v in ("none", "spatial")}
-    d = difference(outcome, "spatial", "none", replicates=400, seed=0)
+    outcome = read_outcome(table, None, records, replicates=200)
+    scores = {v: variant_scores(outcome, v) for v in ("none", "spatial")}
+    d = difference(outcome, "spatial", "none")
     assert d is not None
     expected: dict[str, float] = {}
     for variant, s in scores.items():
@@ -103,7 +103,7 @@ def test_an_alpha_below_zero_has_a_size_too(table: Table, records: pd.DataFrame)
 
 def test_no_difference_is_not_shown(table: Table, records: pd.DataFrame, fabricate: Fabricate) -> None:
     fill(fabricate, table, {"none": 1.0, "sigmoid": 1.0})
-    d = difference(read_outcome(table, None, records), "sigmoid", "none", replicates=400, seed=0)
+    d = difference(read_outcome(table, None, records, replicates=200), "sigmoid", "none")
     assert d is not None
     low, high = d.averaged.interval
     assert low < 0 < high
@@ -112,12 +112,10 @@ def test_no_difference_is_not_shown(table: Table, records: pd.DataFrame, fabrica
 
 def changed(table: Table, variant: str, change: Callable[[dict], None]) -> None:
     """Change what the finished rows of a variant say of themselves."""
-    for row in table.rows():
-        files = table.files(row)
-        if row.variant == variant and files.finished:
-            content = files.read()
-            change(content)
-            write_json(files.json, content)
+    for path in table.rows_folder.glob(f"{variant}-s*.json"):
+        content = json.loads(path.read_text())
+        change(content)
+        write_json(path, content)
 
 
 def test_one_training_against_one_shows_nothing_unless_they_are_the_same_network(
@@ -128,7 +126,7 @@ def test_one_training_against_one_shows_nothing_unless_they_are_the_same_network
         fabricate("spatial", 0, split, skill=2.0)
 
     def compared() -> Difference:
-        d = difference(read_outcome(table, None, records), "spatial", "none", replicates=200, seed=0)
+        d = difference(read_outcome(table, None, records, replicates=200), "spatial", "none")
         assert d is not None
         return d
 
@@ -149,8 +147,8 @@ def test_another_arithmetic_shows_nothing(table: Table, records: pd.DataFrame, f
     fill(fabricate, table, {"none": 0.5, "spatial": 2.0})
     changed(table, "spatial", lambda content: content["recipe"].update(precision="bf16"))
     changed(table, "none", lambda content: content["recipe"].update(precision="32"))
-    outcome = read_outcome(table, None, records)
-    d = difference(outcome, "spatial", "none", replicates=200, seed=0)
+    outcome = read_outcome(table, None, records, replicates=200)
+    d = difference(outcome, "spatial", "none")
     assert d is not None
     assert d.apart
     assert not d.shown
@@ -174,7 +172,7 @@ def test_a_gain_of_crops_must_be_there_without_what_the_segmenter_had_learned_fr
             frame.loc[image_id, list(NAMES)] = np.eye(3)[int(truth[image_id])]
         frame.to_csv(path)
     monkeypatch.setattr(scoring, "segmenter_saw", lambda records: seen)
-    d = difference(read_outcome(table, None, records), "spatial", "none", replicates=200, seed=0)
+    d = difference(read_outcome(table, None, records, replicates=200), "spatial", "none")
     assert d is not None
     assert d.apart
     assert not d.shown
@@ -189,7 +187,7 @@ def test_a_gain_of_crops_must_be_there_without_what_the_segmenter_had_learned_fr
     assert d.unseen.averaged is not None
     assert d.unseen.averaged.difference == pytest.approx(aucs[0] - aucs[1], abs=1e-12)
     monkeypatch.setattr(scoring, "segmenter_saw", lambda records: set())
-    d = difference(read_outcome(table, None, records), "spatial", "none", replicates=200, seed=0)
+    d = difference(read_outcome(table, None, records, replicates=200), "spatial", "none")
     assert d is not None
     assert d.unseen is None
     assert d.shown
@@ -249,12 +247,12 @@ def test_an_unfinished_table_compares_what_both_have(table: Table, records: pd.D
         for seed in table.seeds:
             fabricate("none", seed, split)
     fabricate("spatial", 0, "fold1")
-    outcome = read_outcome(table, None, records)
-    d = difference(outcome, "spatial", "none", replicates=100, seed=0)
+    outcome = read_outcome(table, None, records, replicates=200)
+    d = difference(outcome, "spatial", "none")
     assert d is not None
     assert (d.block, d.images) == (Block(("fold1",), (0,)), 45)
     assert "One seed" in verdict(d)
-    assert difference(outcome, "sigmoid", "none", replicates=100, seed=0) is None
+    assert difference(outcome, "sigmoid", "none") is None
     assert "7 of 18 rows" in progress(outcome)
 
 
@@ -263,7 +261,7 @@ def test_rows_of_another_recipe_are_left_out(table: Table, records: pd.DataFrame
     table.path.write_text(
         table.path.read_text().replace('"network.attention=none"', '"network.attention=none", "epochs=3"')
     )
-    outcome = read_outcome(results.load_table(table.path), None, records)
+    outcome = read_outcome(results.load_table(table.path), None, records, replicates=200)
     assert not outcome.finished["none"]
     assert "none-s0-fold0: made by another recipe" in progress(outcome)
 
@@ -276,12 +274,11 @@ def test_the_page_of_a_half_done_table(
             fabricate(variant, 0, split, skill=2.0)
     result = results.table_result(table.path, [records], replicates=100, seed=0)
     page = tmp_path / "docs" / "results.md"
-    published = BENCHMARKS / "isic2017" / "published.toml"
-    arguments = (published, page.parent / "results", page, tmp_path / "predictions", 100)
+    arguments = (page, tmp_path / "predictions")
     text = results.page_text([result], *arguments)
     assert text == results.page_text([result], *arguments)  # the same rows give the same page
     assert "**Incomplete: 4 of 18 rows are finished.**" in text
-    assert "| sigmoid |  |  |  | | | no row finished yet |" in text
+    assert "| sigmoid |  |  |  |  |  | no row finished yet |" in text
     assert "| spatial | layer1 | 0.0015 -> 0.0030 |" in text  # mean of two blocks
     assert "8,022,083 -> 8,022,087 parameters: 4 more, in 4 blocks" in text
     assert "training takes 1.21 times the processor time of `none`" in text  # 17 s and 14 s
@@ -305,17 +302,14 @@ def test_a_learning_curve_is_by_the_number_of_training_images(
     table.path.write_text(text)
     for row in load_table(table.path).rows():
         fabricate(row.variant, row.seed, row.split, skill=2.0)
-    files = [table.files(row) for row in table.rows() if row.variant == "sigmoid"]
-    for file in files:
-        content = file.read() | {"share": 0.25, "splits": {"train": {"count": 10}}}
-        write_json(file.json, content)
+    changed(table, "sigmoid", lambda content: content.update(share=0.25, splits={"train": {"count": 10}}))
     result = results.table_result(table.path, [records], replicates=100, seed=0)
     section = results.section(result, tmp_path / "figures", tmp_path / "page.md")
     curve = section[section.index("**Learning curve**") :].splitlines()[2:]
     assert [line.split(" | ")[0] for line in curve[2:4]] == ["| 10", "| 40"]
     assert "made-table-learning.svg" in section
 
-    next(file for file in files if file.name.endswith("s0-fold1")).json.unlink()  # the same held-out images for all
+    (table.rows_folder / "sigmoid-s0-fold1.json").unlink()  # the same held-out images for all
     result = results.table_result(table.path, [records], replicates=100, seed=0)
     section = results.section(result, tmp_path / "figures", tmp_path / "page.md")
     curve = section[section.index("**Learning curve**") :].splitlines()[2:]
@@ -326,12 +320,12 @@ def test_many_classes_are_compared_by_balanced_accuracy(
     table: Table, records: pd.DataFrame, fabricate: Fabricate
 ) -> None:
     fill(fabricate, table, {"none": 0.5, "spatial": 1.4})
-    outcome = read_outcome(table, None, records)
+    outcome = read_outcome(table, None, records, replicates=200)
     seven = TASKS["ham10000"]
     many = replace(outcome, task=Task("three", tuple(replace(c) for c in outcome.task.classes)), few_classes=2)
     assert seven.scored_names == seven.class_names
-    s = variant_scores(many, "spatial", replicates=200, seed=0)
-    d = difference(many, "spatial", "none", replicates=200, seed=0)
+    s = variant_scores(many, "spatial")
+    d = difference(many, "spatial", "none")
     assert s is not None
     assert d is not None
     frames = [pooled_files(table, "spatial", seed).set_index("image_id").sort_index() for seed in table.seeds]
@@ -345,9 +339,7 @@ def test_many_classes_are_compared_by_balanced_accuracy(
 
 
 def page_of(result: results.TableResult, folder: Path) -> str:
-    page = folder / "docs" / "results.md"
-    published = BENCHMARKS / "isic2017" / "published.toml"
-    return results.page_text([result], published, page.parent / "results", page, folder / "predictions", 100)
+    return results.page_text([result], folder / "docs" / "results.md", folder / "predictions")
 
 
 def test_an_empty_table_is_said_to_be_empty(table: Table, records: pd.DataFrame, tmp_path: Path) -> None:
@@ -373,14 +365,14 @@ def test_a_search_ranks_and_submits_nothing(
 def test_images_of_one_lesion_are_drawn_together(table: Table, records: pd.DataFrame, fabricate: Fabricate) -> None:
     fill(fabricate, table, {"none": 1.0})
     lesions = records.assign(lesion_id=[f"L{i // 3}" for i in range(len(records))])
-    outcome = read_outcome(table, None, lesions)
+    outcome = read_outcome(table, None, lesions, replicates=200)
     pooled = outcome.pooled("none", outcome.block("none"))
     lesion = dict(zip(lesions["image_id"], lesions["lesion_id"], strict=True))
     assert pooled.groups is not None
     groups = pd.Series(pooled.groups).groupby([lesion[i] for i in pooled.image_ids])
     assert (groups.nunique() == 1).all()
     assert groups.first().nunique() == 30
-    alone = read_outcome(table, None, records)
+    alone = read_outcome(table, None, records, replicates=200)
     assert alone.pooled("none", alone.block("none")).groups is None
 
 

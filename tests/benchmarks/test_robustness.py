@@ -1,14 +1,18 @@
-"""Two classifiers compared where it is hard: against scikit-learn and by hand."""
+"""Classifiers where it is hard: against scikit-learn and by hand."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from robustness import changed, mean_auc, share_difference, with_artefact
+from PIL import Image
+from robustness import answers, change_text, changed, mean_auc, share_difference, with_artefact
 from sklearn.metrics import roc_auc_score
 
 from pesi.datasets.artefact_labels import ARTEFACTS
+from pesi.errors import DataError
 from pesi.evaluate.audit.data import AuditData, read_audit_data
 from pesi.predict.classifier import Classifier
 
@@ -69,3 +73,30 @@ def test_a_classifier_is_as_robust_as_itself(data, classifier):
         assert share.difference == 0
         assert share.interval == (0, 0)
         assert area is None or area[2].difference == 0
+
+
+def test_the_same_copies_change_nothing(classifier: Classifier, spots: pd.DataFrame) -> None:
+    val = spots[spots["split"] == "val"]
+    text = change_text(classifier, val, val.iloc[::-1], replicates=50)
+    assert text.startswith("12 images; ")
+    assert "another most probable diagnosis: 0, 0.000" in text
+    assert text.count("+0.000 (+0.000 to +0.000)") == 3
+
+
+def test_other_pictures_of_the_same_ids_change_answers(
+    classifier: Classifier, spots: pd.DataFrame, tmp_path: Path
+) -> None:
+    val = spots[spots["split"] == "val"].reset_index(drop=True)
+    paths = []
+    for index, name in enumerate(val["image_id"]):
+        paths.append(str(tmp_path / f"{name}.png"))
+        source = val["path"].iloc[(index + 1) % len(val)]  # another class's: the answers move on with it
+        Image.open(source).resize((144, 144)).save(paths[-1])
+    other = val.assign(path=paths)
+    before, after = (answers(classifier, table).argmax(1) for table in (val, other))
+    changed = int((before != after).sum())
+    assert changed > 0
+    text = change_text(classifier, val, other, replicates=50)
+    assert f"another most probable diagnosis: {changed}, {changed / 12:.3f}" in text
+    with pytest.raises(DataError, match="share no labelled image"):
+        change_text(classifier, val, spots[spots["split"] == "train"], replicates=50)
