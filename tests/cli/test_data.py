@@ -23,7 +23,7 @@ from pesi.datasets import fetch
 from pesi.datasets.fetch import RemoteFile
 from pesi.datasets.readers import read_dataset
 from pesi.datasets.splits import read_ids
-from pesi.errors import DataError, PesiError
+from pesi.errors import DataError, PesiError, StorageError
 
 
 def run(*arguments: object, status: int = 0) -> Result:
@@ -171,7 +171,7 @@ def test_official_splits_stay_and_their_leak_is_told(photos: Path, tmp_path: Pat
 
 
 def test_split_needs_a_name_that_can_be_read_again(photos: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="csv"):
+    with pytest.raises(StorageError, match="CSV"):
         run("split", photos, "--out", tmp_path / "split.parquet")
     with pytest.raises(DataError, match="nothing to train"):
         run("split", photos, "--out", tmp_path / "split.csv", "--val", 0.5, "--test", 0.5, "--no-near-duplicates")
