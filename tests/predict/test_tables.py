@@ -136,7 +136,7 @@ def test_submission(results):
 
 
 def test_bad_tables_are_named(tmp_path):
-    with pytest.raises(PesiError, match="format of"):
+    with pytest.raises(PesiError, match="ending"):
         write_predictions(tmp_path / "out.xlsx", [])
     with pytest.raises(DataError, match="no predictions file"):
         read_prediction_table(tmp_path / "missing.csv")

@@ -5,18 +5,22 @@ from __future__ import annotations
 import logging
 import os
 import random
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
-from pesi.errors import RecipeError
+from pesi.errors import PesiError, RecipeError
 from pesi.taxonomy import TASKS
 from pesi.train.recipe import load_recipe
 from pesi.train.run import RunSettings, run_training, start_run
-from pesi.train.trainer import prepared
+from pesi.train.trainer import fit, prepared
 
 
 def state_of_the_process() -> dict[str, object]:
@@ -66,3 +70,66 @@ def test_a_run_that_fails_leaves_nothing_behind(spots, tmp_path) -> None:
     with pytest.raises(RecipeError, match="do not fill one batch"):
         run_training(tmp_path, show_progress=False)
     assert state_of_the_process() == before
+
+
+class Failing:
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def fit(self, *arguments: object, **options: object) -> None:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError(
+            "Caught RuntimeError ...\nRuntimeError: unable to write to file </torch_1_2_3>: No space left (28)"
+        ),
+        RuntimeError(
+            "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that ... shared memory."
+        ),
+        RuntimeError("DataLoader worker (pid(s) 7, 8) exited unexpectedly"),
+        RuntimeError("received 0 items of ancdata"),
+        OSError(24, os.strerror(24)),
+        BlockingIOError(11, os.strerror(11)),
+    ],
+    ids=str,
+)
+def test_loader_processes_that_run_short_are_told_as_such(error: Exception, tmp_path: Path) -> None:
+    def run(workers: int) -> None:
+        loader: DataLoader = DataLoader([1], num_workers=workers)
+        fit(Failing(error), None, loader, loader, checkpoint=tmp_path / "none", resume="", say=print)  # type: ignore[arg-type]
+
+    with pytest.raises(PesiError, match="loader processes") as caught:
+        run(2)
+    assert "\n" not in caught.value.problem
+    assert "--workers" in caught.value.cure
+    with pytest.raises(type(error)) as own:  # without such processes it is another matter
+        run(0)
+    assert own.value is error
+
+
+@pytest.mark.slow
+def test_small_shared_memory(tmp_path: Path) -> None:
+    """In a mount of its own, of 64 KiB: needs the rights for that."""
+    small = "mount -t tmpfs -o size=64k tmpfs /dev/shm && "
+    if subprocess.run(["unshare", "-m", "sh", "-c", small + "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this process may not mount a small /dev/shm")
+    from conftest import TINY, write_spots
+
+    write_spots(tmp_path).to_csv(tmp_path / "spots.csv", index=False)
+    sets = [part for override in (*TINY, "epochs=1") for part in ("--set", override)]
+    command = [sys.executable, "-m", "pesi", "train", "pesi50", "--data", "spots.csv", "--out", "run", *sets]
+    command += ["--threads", "1", "--workers", "2", "--no-near-duplicates"]
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", small + '"$@"', "sh", *command],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "--workers" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import os
@@ -251,7 +252,7 @@ def fit(
     Raises:
         KeyboardInterrupt: SIGINT (Ctrl-C) stopped it.
         SystemExit: SIGTERM stopped it; the status is 143.
-        PesiError: The loader processes ran out of shared memory, or were killed.
+        PesiError: The loader processes ran out of shared memory or open files, or were killed.
     """
     try:
         trainer.fit(
@@ -270,14 +271,17 @@ def fit(
         if terminated:
             raise SystemExit(_STOPPED_BY_SIGTERM) from stop
         raise KeyboardInterrupt from stop
-    except RuntimeError as error:
+    except (RuntimeError, OSError) as error:
         # What torch says of shared memory that is full or may not be had, and of a process that the system ended.
-        told = ("shared memory", "</torch_", "killed by signal", "exited unexpectedly")
-        if not training.num_workers or not any(words in str(error) for words in told):
+        told = ("shared memory", "</torch_", "killed by signal", "exited unexpectedly", "ancdata")
+        short = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
+        if not training.num_workers or not (
+            any(words in str(error) for words in told) or getattr(error, "errno", None) in short
+        ):
             raise
+        reason = str(error).strip().splitlines()[-1].removeprefix("RuntimeError: ").rstrip(".")
         raise PesiError(
-            f"The {training.num_workers} loader processes found too little shared memory: "
-            f"{str(error).strip().splitlines()[-1].removeprefix('RuntimeError: ')}.",
-            "Take fewer --workers (0 needs no shared memory), or give them more: a larger /dev/shm, in a container "
-            "--shm-size=2g.",
+            f"The {training.num_workers} loader processes ran out of shared memory or open files: {reason}.",
+            "Take fewer --workers (0 needs neither), or give them more: a larger /dev/shm (in a container "
+            "--shm-size=2g), a higher `ulimit -n`.",
         ) from error
