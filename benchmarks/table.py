@@ -197,7 +197,7 @@ def load_table(path: str | Path) -> Table:
     except tomllib.TOMLDecodeError as error:
         raise PesiError(f"{path} is not valid TOML: {error}.", "Correct that line.") from error
     except ValidationError as error:
-        mistake = error.errors()[0]
+        mistake = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")  # a slip of the pen first
         where = "".join(f"{part}: " for part in mistake["loc"])
         cure = 'What a table holds is told in benchmarks/README.md, under "A table of one\'s own".'
         raise PesiError(f"{path}: {where}{mistake['msg'].removeprefix('Value error, ')}.", cure) from error
