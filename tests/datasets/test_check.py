@@ -205,3 +205,10 @@ def test_nothing_to_check() -> None:
         check_records(empty)
     with pytest.raises(DataError, match="workers"):
         check_records(record_table([{"image_id": "a", "path": "a", "source": "x"}]), workers=0)
+
+
+def test_large_pictures_are_told_in_their_own_size(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = folder.check()
+    monkeypatch.setattr("pesi.images.decode.FULL_PIXELS", 100)
+    reduced = folder.check()
+    assert reduced.to_dict() == whole.to_dict()

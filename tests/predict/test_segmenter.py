@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from scipy import ndimage
 from torch import nn
@@ -267,3 +268,17 @@ def test_the_shipped_segmenter():
     truth = distance < 45
     assert lesion.found
     assert (lesion.mask & truth).sum() / (lesion.mask | truth).sum() > 0.6
+
+
+@pytest.mark.parametrize("geometry", ["squeeze", "center_crop", "pad"])
+def test_a_file_that_is_read_smaller_is_answered_in_its_own_geometry(geometry, tmp_path, monkeypatch):
+    image = with_spot(300, 401, 60, (180, 130))
+    Image.fromarray(image).save(tmp_path / "large.png")
+    whole = dark_segmenter(geometry).segment(tmp_path / "large.png")
+    monkeypatch.setattr("pesi.images.decode.FULL_PIXELS", 100 * 100)
+    for source in (tmp_path / "large.png", str(tmp_path / "large.png"), (tmp_path / "large.png").read_bytes()):
+        reduced = dark_segmenter(geometry).segment(source)
+        assert reduced.mask.shape == reduced.probability.shape == image.shape[:2]
+        assert np.mean(reduced.mask != whole.mask) < 0.02
+        assert np.abs(reduced.probability - whole.probability).mean() < 0.02
+        assert reduced.found

@@ -17,7 +17,7 @@ from pesi.datasets.labels import senseless_labels
 from pesi.datasets.readers.reading import Fault, Reading
 from pesi.datasets.records import SPLITS
 from pesi.errors import DataError, ImageError
-from pesi.images.decode import decode_image, decode_mask
+from pesi.images.decode import decode_image, decode_mask, image_size
 
 NO_SPLIT = "(no split)"
 NO_DIAGNOSIS = "(no diagnosis)"
@@ -221,6 +221,7 @@ def _read(row: _Row) -> _Found:
             return _Found(missing=Fault(row.image_id, row.path, f"{row.path} does not exist."))
         # The decoder refuses folders, pipes and oversized files before anything of them is read.
         pixels = decode_image(path)
+        width, height = image_size(path)
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").digest()
     except ImageError as error:
@@ -228,7 +229,6 @@ def _read(row: _Row) -> _Found:
     except OSError as error:
         reason = f"{row.path} cannot be read: {error.strerror or error}."
         return _Found(unreadable=Fault(row.image_id, row.path, reason))
-    height, width = pixels.shape[:2]
     content = hashlib.sha256(f"{width}x{height}".encode())
     content.update(pixels.data)
     return _Found((width, height), content.digest(), digest, mask=_mask_fault(row, width, height))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from pesi.bundle.segmenter import SegmenterConfig, load_segmenter, save_segmenter, segmenter_card
 from pesi.errors import BundleError, ImageError
-from pesi.images.masks import Mask, unfit_square
+from pesi.images.decode import image_size
+from pesi.images.masks import Mask, mask_of_size, unfit_square
 from pesi.images.pixels import ImageSource, pixels
 from pesi.images.transforms import Image, fit_square, normalise, resize, to_tensor
 from pesi.nn.segmenter import PesiSegmenter
@@ -141,6 +142,10 @@ class LesionSegmenter(Shared):
         Args:
             source: A file, its bytes, or its pixels; see `images.pixels`.
 
+        Returns:
+            In the geometry of the file, also where that is so large that it was reduced when it was read; of a file
+            object or a Pillow image so large, in that of the reduced picture.
+
         Raises:
             ImageError: The image is refused.
         """
@@ -148,7 +153,14 @@ class LesionSegmenter(Shared):
         preprocess = self.config.preprocess
         square = fit_square(image, preprocess.source_size, preprocess.geometry)
         probability = self._probability(square)
-        return self._lesion(unfit_square(probability, image.shape[0], image.shape[1], preprocess.geometry))
+        lesion = self._lesion(unfit_square(probability, image.shape[0], image.shape[1], preprocess.geometry))
+        if not isinstance(source, str | Path | bytes):
+            return lesion
+        width, height = image_size(source)
+        if (height, width) == image.shape[:2]:
+            return lesion
+        whole = unfit_square(probability, height, width, preprocess.geometry)
+        return replace(lesion, mask=mask_of_size(lesion.mask, height, width), probability=whole)
 
     def _probability(self, square: Image) -> NDArray[np.float32]:
         """`probabilities` of one picture. The last are kept: the quality gate and the lesion's crop ask in turn."""
