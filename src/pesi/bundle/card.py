@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pesi.bundle.config import BundleConfig, read_config, save_bundle
-from pesi.bundle.files import CARD, WEIGHTS, Measured, front_matter, write_bundle
+from pesi.bundle.files import CARD, CONFIG, WEIGHTS, Measured, front_matter, write_bundle
 from pesi.bundle.hub import AUDIT
 from pesi.decide.novelty import NoveltyStatistics
 from pesi.files import write_text
@@ -89,12 +89,14 @@ def resave_bundle(
         StorageError: The system refused to write.
     """
     beside: dict[str, str] = {}
-    if opened_from is not None:
+    before = None
+    if opened_from is not None and (Path(opened_from) / CONFIG).is_file():
+        before = read_config(opened_from)
         files = [path for name in (CARD, AUDIT) if (path := Path(opened_from) / name).is_file()]
         beside = {path.name: path.read_text(encoding="utf-8") for path in files}
     tensors = [tensor for tensor in network.state_dict().values() if tensor.is_floating_point()]
     half = all(bool((tensor.half().to(tensor) == tensor).all()) for tensor in tensors)
     written = save_bundle(folder, config, network, card=model_card(config), half=half, novelty=novelty)
-    for name, text in (beside if written == config else {}).items():
+    for name, text in (beside if written == before else {}).items():
         write_text(Path(folder) / name, text)
     return written

@@ -69,8 +69,8 @@ def hub_folder(
         BundleError: It is not there, no bundle, too large, or the hub cannot be reached.
     """
     hub = _library()
-    listed: list[str] = list(FILES)
-    revision, offline = name.revision, hub.constants.is_offline_mode()
+    listed, folder = list(FILES), None
+    revision, offline = name.revision, hub.constants.HF_HUB_OFFLINE
     if not offline:
         with _told(name):
             info = hub.HfApi(endpoint=endpoint, token=token).model_info(
@@ -87,20 +87,21 @@ def hub_folder(
                 "If that is meant: from_pretrained(..., max_bytes=...), or `hf download` and the folder's name.",
             )
         listed, revision = list(sizes), info.sha
-    folder = None
-    for file in listed:
+    # By its commit, so that no later one mixes in; the config also by its name, which the cache then knows offline.
+    wanted = [(file, revision) for file in listed] + [(CONFIG, name.revision)]
+    for file, of in wanted:
         with _told(name, optional=offline and file not in (CONFIG, WEIGHTS)):
             got = hub.hf_hub_download(
                 name.repo_id,
                 file,
-                revision=revision,
+                revision=of,
                 endpoint=endpoint,
                 token=token,
                 local_files_only=offline,
                 library_name="pesi-cnn",
                 library_version=__version__,
             )
-            folder = folder or Path(got).parent
+            folder = Path(got).parent if file == WEIGHTS else folder
     assert folder is not None
     _say_licence(f"{name}" if offline else f"{HubName(name.repo_id, str(revision)[:12])}", card_licence(folder))
     return folder
@@ -165,6 +166,7 @@ def _say_licence(name: str, licence: str) -> None:
 def _library() -> Any:
     try:
         import huggingface_hub
+        import huggingface_hub.constants
     except ImportError as error:
         raise BundleError("The package huggingface_hub is not installed.", "pip install pesi-cnn[hub]") from error
     return huggingface_hub

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import traceback
 import warnings
@@ -63,6 +64,14 @@ app.add_typer(segmenter_app, name="segmenter")
 app.add_typer(similar_app, name="similar")
 
 
+def _say_on_stderr() -> None:
+    """What the rooms below have to tell, such as a fetched bundle's licence; they print nothing themselves."""
+    told, log = logging.StreamHandler(sys.stderr), logging.getLogger("pesi")
+    told.setFormatter(logging.Formatter("pesi: %(message)s"))
+    log.addHandler(told)
+    log.setLevel(logging.INFO)
+
+
 def main() -> None:
     """Run the command line; a `PesiError` becomes a message on stderr and status 2, Ctrl-C status 130.
 
@@ -72,6 +81,7 @@ def main() -> None:
     guard_streams()
     tune_threads()  # the verbs import torch
     keep_memory()
+    _say_on_stderr()
     warnings.filterwarnings("ignore", module="PIL")  # its remarks on odd files: what matters of them is refused
     try:
         status = _run()
