@@ -15,7 +15,6 @@ import pytest
 import torch
 from PIL import Image
 
-import pesi
 from pesi.errors import DataError, ImageError, PesiError, SourceError
 from pesi.predict.prediction import Prediction, Refusal
 from pesi.predict.predictions import Predictions
@@ -188,15 +187,3 @@ def test_what_things_are_is_seen_in_their_repr(classifier, folder):
         assert part in repr(classifier.config)
         assert part in str(classifier.config)
     assert "on cpu" in repr(classifier)
-
-
-def test_the_face_is_light_and_whole():
-    """`import pesi` loads no torch, and every name that it promises is there."""
-    code = (
-        "import sys, pesi; heavy = {'torch', 'pandas', 'cv2', 'numpy'} & set(sys.modules); assert not heavy, heavy;"
-        "assert set(pesi.__all__) <= set(dir(pesi)); [getattr(pesi, name) for name in pesi.__all__]"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    with pytest.raises(AttributeError, match="no attribute 'wheel'"):
-        _ = pesi.wheel

@@ -68,7 +68,7 @@ def _say_on_stderr() -> None:
     """What the rooms below have to tell, such as a fetched bundle's licence; they print nothing themselves."""
     told, log = logging.StreamHandler(sys.stderr), logging.getLogger("pesi")
     told.setFormatter(logging.Formatter("pesi: %(message)s"))
-    log.addHandler(told)
+    log.handlers[:] = [told]  # `main` may be called again, with another stderr
     log.setLevel(logging.INFO)
 
 

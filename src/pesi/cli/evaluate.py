@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pesi.cli.divide import SkipMissingOption, SkipOtherDiagnosesOption, read_records, records_of_task
-from pesi.errors import DataError, PesiError
 from pesi.taxonomy import TASK_NAMES
 
 if TYPE_CHECKING:
@@ -57,7 +56,11 @@ def evaluate(
 
         pesi evaluate --predictions submission.csv --data isic2017 --split test --out scores
     """
+    from tqdm import tqdm
+
+    from pesi.cli.bars import move
     from pesi.evaluate.evaluation import evaluate_predictions
+    from pesi.evaluate.scoring import predicted_table, thresholds_of
     from pesi.predict.tables import read_prediction_table
     from pesi.taxonomy import task_of
 
@@ -81,8 +84,9 @@ def evaluate(
     classifier = load(bundle, device=device)
     records = records_of_task(records, classifier.task, skip_other_diagnoses)
     provenance["ids"] = _ids_hash(records)
-    table = predict_table(classifier, records, views, show)
-    thresholds = _thresholds(classifier, operating_point)
+    thresholds = thresholds_of(classifier, operating_point)
+    with tqdm(total=len(records), unit="image", desc="predicting", disable=not show, leave=False) as bar:
+        table = predicted_table(classifier, records, views=views, progress=lambda done: move(bar, done))
     evaluation = evaluate_predictions(
         table, records, classifier.task, replicates=replicates, seed=seed, thresholds=thresholds
     )
@@ -149,59 +153,9 @@ def chosen_records(data: str, dataset: str | None, split: str, skip_missing: boo
     Raises:
         DataError: The split's name is unknown, or it holds no labelled images.
     """
-    from pesi.datasets.records import SPLITS
+    from pesi.evaluate.scoring import labelled_part
 
-    if split not in (*SPLITS, "all"):
-        raise DataError(f"Unknown split {split!r}.", f"Choose one of: {', '.join(SPLITS)}, all.")
-    records = read_records(data, dataset, skip_missing)
-    chosen = records if split == "all" else records[records["split"] == split]
-    if not len(chosen):
-        found = ", ".join(sorted(set(records["split"].dropna()))) or "none"
-        raise DataError(f"{data} has no {split} images; its splits: {found}.", "Choose another --split, or all.")
-    chosen = chosen[chosen["diagnosis"].notna()].reset_index(drop=True)
-    if not len(chosen):
-        raise DataError(
-            f"The {split} images of {data} have no labels.",
-            "Evaluation needs a ground truth. To write their predictions: pesi predict DIR --out FILE",
-        )
-    return chosen
-
-
-def predict_table(classifier: Classifier, records: pd.DataFrame, views: str | None, show: bool) -> pd.DataFrame:
-    """Probabilities of all records' images.
-
-    Raises:
-        DataError: Some images cannot be read; evaluating the rest would flatter.
-    """
-    from tqdm import tqdm
-
-    from pesi.predict.prediction import Refusal
-    from pesi.predict.predictions import probability_table
-
-    results = []
-    with tqdm(total=len(records), unit="image", desc="predicting", disable=not show, leave=False) as bar:
-        for result in classifier.predict_many(
-            list(records["path"]), image_ids=list(records["image_id"]), views=views, gates=False
-        ):
-            results.append(result)
-            bar.update()
-    refused = [result for result in results if isinstance(result, Refusal)]
-    if refused:
-        raise DataError(
-            f"{len(refused)} image(s) cannot be read, the first is {refused[0].path}: {refused[0].reason}",
-            "Repair or remove them (pesi data check): scores of the rest alone would not be comparable.",
-        )
-    return probability_table([result for result in results if not isinstance(result, Refusal)])
-
-
-def _thresholds(classifier: Classifier, name: str | None) -> dict[str, float]:
-    if name is None:
-        return {}
-    found = {t.class_name: t.value for t in classifier.config.thresholds if t.name == name}
-    if not found:
-        names = sorted({t.name for t in classifier.config.thresholds})
-        raise PesiError(f"This bundle has no operating point {name!r}.", f"It has: {', '.join(names) or 'none'}.")
-    return found
+    return labelled_part(read_records(data, dataset, skip_missing), split, str(data))
 
 
 def _attention(classifier: Classifier, records: pd.DataFrame, show: bool) -> dict[str, Any]:

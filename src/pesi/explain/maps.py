@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,6 +14,7 @@ from pesi.errors import DataError
 from pesi.images.pixels import ImageSource
 from pesi.images.transforms import Image
 from pesi.predict.classifier import Classifier
+from pesi.predict.loading import load
 
 Map = NDArray[np.float32]
 
@@ -49,7 +51,7 @@ def explain(
 
     Args:
         classifier: The classifier.
-        source: A file, its bytes, or its pixels.
+        source: See `images.pixels`.
         class_name: The class to explain; default the most probable one.
         region: Which of the bundle's regions.
 
@@ -75,6 +77,33 @@ def explain(
     return Explanation(
         picture.image, chosen, prediction.probabilities[chosen], cam, attention, _density(evidence.astype(np.float32))
     )
+
+
+def explain_image(
+    image: ImageSource,
+    classifier: Classifier | str | Path | None = None,
+    *,
+    class_name: str | None = None,
+    region: int = 0,
+    device: str | None = None,
+) -> Explanation:
+    """Explain one image's prediction: `pesi.explain`.
+
+    Args:
+        image: A path, bytes, an opened file, a Pillow image, an array (H, W, 3) or a tensor (3, H, W), uint8 sRGB.
+        classifier: A classifier, or its bundle's folder or name; default the one that ships.
+        class_name, region: As for `explain`.
+        device: Where to compute, of a bundle that is opened here; default: a GPU if there is one.
+
+    Raises:
+        DataError: The classifier has no such class.
+        ImageError: The image is refused.
+
+    Example:
+        >>> pesi.explain("mole.jpg").attention["stage 4"]  # doctest: +SKIP
+    """
+    opened = classifier if isinstance(classifier, Classifier) else load(classifier, device=device)
+    return explain(opened, image, class_name=class_name, region=region)
 
 
 def _grow(values: Map, size: int) -> Map:

@@ -218,6 +218,30 @@ class LesionSegmenter(Shared):
         )
 
 
+def segment(
+    image: ImageSource, segmenter: LesionSegmenter | str | Path | None = None, *, device: str | None = None
+) -> LesionMask:
+    """Find the lesion in one image.
+
+    Args:
+        image: A path, bytes, an opened file, a Pillow image, an array (H, W, 3) or a tensor (3, H, W), uint8 sRGB.
+        segmenter: A segmenter, or its bundle's folder or name; default the one that ships.
+        device: Where to compute, of a bundle that is opened here; default: a GPU if there is one.
+
+    Raises:
+        ImageError: The image is refused.
+        BundleError: There is no such segmenter.
+
+    Example:
+        >>> pesi.segment("mole.jpg").mask.mean()  # doctest: +SKIP
+    """
+    if segmenter is None:
+        segmenter = shipped_segmenter(device=device)
+    elif not isinstance(segmenter, LesionSegmenter):
+        segmenter = LesionSegmenter.from_pretrained(segmenter, device=device)
+    return segmenter.segment(image)
+
+
 def shipped_segmenter_folder() -> Path | None:
     """The segmenter's bundle that comes with the package, None if this version brings none."""
     folder = Path(str(files("pesi") / "bundles" / "lesion-segmenter"))
