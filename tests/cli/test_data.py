@@ -78,6 +78,36 @@ def test_check_of_damaged_data_ends_with_1(photos: Path, tmp_path: Path) -> None
     assert report["mislabelled"][0]["diagnoses"] == ["MEL", "NV"]
 
 
+def test_check_reports_what_is_missing_and_senseless(photos: Path, tmp_path: Path) -> None:
+    (photos / "img03.png").unlink()
+    text = (photos / "labels.csv").read_text()
+    (photos / "labels.csv").write_text(text.replace("MEL", "melonoma"))
+    result = run("check", photos, "--json", tmp_path / "report.json", status=1)
+    assert "23 images, 23 readable" in result.stdout
+    assert "1 files are missing" in result.stdout
+    assert "labels.csv, row 5: path names 'img03.png'" in result.stdout
+    assert "'melonoma' is written nearly as 'melanoma'" in result.stdout
+    assert "in order." not in result.stdout.replace("not in order", "")
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert [fault["image_id"] for fault in report["missing"]] == ["img03"]
+    (photos / "labels.csv").write_text("".join(line.rsplit(",", 2)[0] + "\n" for line in text.splitlines()))
+    result = run("check", photos / "labels.csv", status=1)
+    assert "0 of 23 images have a diagnosis" in result.stdout
+
+
+def test_missing_images_stop_or_are_left_out(photos: Path, tmp_path: Path) -> None:
+    for number in range(12):
+        (photos / f"img{number:02}.png").unlink()
+    for verb in (("split", photos, "--out", tmp_path / "split.csv", "--no-near-duplicates"), ("duplicates", photos)):
+        with pytest.raises(DataError, match=r"12 file\(s\)") as error:
+            run(*verb)
+        assert "and 2 more" in error.value.problem
+        result = run(*verb, "--skip-missing")
+        assert "12 file(s)" in result.stderr
+        assert "were left out" in result.stderr
+    assert len(read_dataset(tmp_path / "split.csv")) == 12
+
+
 def test_check_of_nothing(tmp_path: Path) -> None:
     with pytest.raises(DataError):
         run("check", tmp_path / "none")

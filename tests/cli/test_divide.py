@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pesi.cli.divide import with_train_and_val
+from pesi.cli.divide import training_records, with_train_and_val
 from pesi.datasets.records import record_table
 from pesi.errors import DataError
 from pesi.synthetic import write_synthetic
@@ -49,6 +49,22 @@ def test_a_data_set_s_own_parts_stay(copies: pd.DataFrame) -> None:
     own = copies.assign(split=["train", "val"] * 24)
     options = {"val": 0.3, "seed": 0, "near_duplicates": True, "progress": False}
     pd.testing.assert_frame_equal(with_train_and_val(own, **options), own)
+
+
+def test_other_diagnoses_stop_or_are_left_out_but_not_of_the_test_part(
+    copies: pd.DataFrame, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = copies.assign(split=["test", *[None] * 47])
+    other.loc[[0, 5, 6], "diagnosis"] = "wart"
+    with pytest.raises(DataError, match=r"2 image\(s\) have .*: wart \(2\)"):
+        training_records(other, "isic2017", False)
+    kept = training_records(other, "isic2017", True)
+    assert sorted(set(other["image_id"]) - set(kept["image_id"])) == sorted(other["image_id"][[5, 6]])
+    assert "wart (2)" in capsys.readouterr().err
+    assert len(training_records(other, "classes", False)) == 48
+    for diagnosis in ("NV", None):
+        with pytest.raises(DataError, match=r"'nevus'|0 of 48"):
+            training_records(copies.assign(diagnosis=diagnosis), "isic2017", True)
 
 
 def test_the_command_line_keeps_copies_together(copies: pd.DataFrame, tmp_path: Path) -> None:

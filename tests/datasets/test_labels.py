@@ -50,7 +50,7 @@ def test_labels_without_sense_are_said_and_refused(
     report = check_records(records.assign(path=[str(tmp_path / path) for path in records["path"]]))
     assert report.ok is (not parts)
     assert ("Everything is in order" in report.to_text()) is (not parts)
-    assert report.to_dict()["labels"] == told
+    assert list(report.to_dict()["labels"]) == told
     known = {d for d in diagnoses if d is not None}
     task = task_of("classes", known) if len(known) > 1 else TASKS["isic2017"]
     if parts:
@@ -102,9 +102,12 @@ def test_known_malignancy_of_unknown_kind_is_of_use_to_a_binary_task(tmp_path: P
     file.write_text("image,diagnosis,benign_malignant\na,unknown,benign\nb,unknown,malignant\nc,unknown,\n")
     melanoma = TASKS["melanoma"]
     with pytest.raises(DataError, match=r"UNK \(1\)"):
-        read_dataset(file, task=melanoma)
-    with pytest.warns(UserWarning, match=r"1 image\(s\) have .* left out: UNK \(1\)"):
-        records = read_dataset(file, task=melanoma, skip_other_diagnoses=True)
+        read_dataset(file, task=melanoma, say=lambda text: None)
+    said: list[str] = []
+    records = read_dataset(file, task=melanoma, skip_other_diagnoses=True, say=said.append)
+    assert "1 image(s) are MALIGNANT, of no known kind" in said[0]
+    assert "1 image(s) have a diagnosis of no class" in said[1]
+    assert "left out: UNK (1)" in said[1]
     assert [melanoma.class_names[melanoma.class_of(d)] for d in records["diagnosis"]] == ["benign", "melanoma"]
 
 

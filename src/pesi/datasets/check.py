@@ -6,7 +6,7 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -83,24 +83,8 @@ class CheckReport:
 
     def to_dict(self) -> dict[str, Any]:
         """The whole report in JSON's types."""
-        return {
-            "ok": self.ok,
-            "images": self.images,
-            "readable": self.readable,
-            "counts": self.counts,
-            "sizes": [
-                {"width": width, "height": height, "images": count} for (width, height), count in self.sizes.items()
-            ],
-            "missing": [vars(fault) for fault in self.missing],
-            "unreadable": [vars(fault) for fault in self.unreadable],
-            "duplicates": [_copies_dict(copies) for copies in self.duplicates],
-            "mislabelled": [_copies_dict(copies) for copies in self.mislabelled],
-            "labelled_twice": [vars(fault) for fault in self.labelled_twice],
-            "masks": [vars(fault) for fault in self.masks],
-            "masks_read": self.masks_read,
-            "labels": list(self.labels),
-            "remarks": list(self.remarks),
-        }
+        sizes = [{"width": width, "height": height, "images": count} for (width, height), count in self.sizes.items()]
+        return {"ok": self.ok} | asdict(self) | {"sizes": sizes}
 
     def to_text(self) -> str:
         """The report for people: counts, sizes, then each kind of fault with its first entries."""
@@ -292,15 +276,6 @@ def _labelled_twice(rows: Sequence[_Row]) -> tuple[Fault, ...]:
 
 def _resolved(path: str) -> str:
     return str(Path(path).resolve())
-
-
-def _copies_dict(copies: Copies) -> dict[str, Any]:
-    return {
-        "image_ids": list(copies.image_ids),
-        "diagnoses": list(copies.diagnoses),
-        "splits": list(copies.splits),
-        "same_bytes": copies.same_bytes,
-    }
 
 
 def _copies_text(copies: Copies) -> str:

@@ -28,6 +28,10 @@ def of_task(records: pd.DataFrame, task: Task, *, skip: bool, say: Callable[[str
     Raises:
         DataError: There are such images (counted, the first ten named), or nothing is left.
     """
+    unknown = int((records["diagnosis"] == "MALIGNANT").sum())
+    if unknown and task.has("MALIGNANT"):
+        counted = task.class_names[task.class_of("MALIGNANT")]
+        say(f"{unknown} image(s) are MALIGNANT, of no known kind; the task {task.name!r} counts them as {counted!r}.")
     other = records["diagnosis"].notna() & ~records["diagnosis"].map(task.has).astype(bool)
     if not other.any():
         return records

@@ -13,16 +13,7 @@ import pandas as pd
 from pesi.datasets.image_files import subfolders
 from pesi.datasets.labels import of_task
 from pesi.datasets.readers import derm7pt, folder, own_csv, ph2
-from pesi.datasets.readers.challenges import (
-    HAM10000,
-    ISIC2016,
-    ISIC2017,
-    ISIC2018,
-    ISIC2019,
-    ISIC2020,
-    matches_isic2017,
-    read_isic2017,
-)
+from pesi.datasets.readers.challenges import CHALLENGES
 from pesi.datasets.readers.csv_file import TABLE_SUFFIXES, csv_header, read_csv
 from pesi.datasets.readers.reading import Reading
 from pesi.datasets.records import listed, record_table
@@ -54,12 +45,7 @@ class Reader:
 READERS: dict[str, Reader] = {
     reader.name: reader
     for reader in (
-        Reader("isic2016", ISIC2016.read, ISIC2016.matches, ISIC2016.looks_for),
-        Reader("isic2017", read_isic2017, matches_isic2017, ISIC2017.looks_for),
-        Reader("isic2018", ISIC2018.read, ISIC2018.matches, ISIC2018.looks_for),
-        Reader("isic2019", ISIC2019.read, ISIC2019.matches, ISIC2019.looks_for),
-        Reader("isic2020", ISIC2020.read, ISIC2020.matches, ISIC2020.looks_for),
-        Reader("ham10000", HAM10000.read, HAM10000.matches, HAM10000.looks_for),
+        *(Reader(one.name, one.read, one.matches, one.looks_for) for one in CHALLENGES),
         Reader("ph2", ph2.read_ph2, ph2.matches, ph2.LOOKS_FOR),
         Reader("derm7pt", derm7pt.read_derm7pt, derm7pt.matches, derm7pt.LOOKS_FOR),
         Reader("folder", folder.read_folder, folder.matches, folder.LOOKS_FOR, general=True),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pesi.datasets.image_files import file_in, folders_in, has_images, images_by_id, masks_by_id
+from pesi.datasets.image_files import file_in, folders_in, image_paths, images_by_id, masks_by_id
 from pesi.datasets.readers.csv_file import Row, csv_header, rows_by
 from pesi.datasets.readers.own_csv import columns_of, person
 from pesi.datasets.readers.reading import Reading
@@ -66,6 +66,10 @@ class Challenge:
                 return file
         return None
 
+    def tables(self, root: Path) -> Path:
+        """The folder of the tables; of whose images `root` may lack some where it is another one."""
+        return root
+
     def matches(self, root: Path) -> bool:
         """Whether `root` is a folder of this data set."""
         return root.is_dir() and any(self.file(root, (sign,)) or folders_in(root, sign) for sign in self.signs)
@@ -76,10 +80,7 @@ class Challenge:
         Raises:
             DataError: A bad label, age or sex, or an image twice.
         """
-        return self.read_with(root, root, reading)
-
-    def read_with(self, root: Path, tables: Path, reading: Reading) -> list[dict[str, Any]]:
-        """The records of the images in `root` with the tables in another folder, of whose images it may lack some."""
+        tables = self.tables(root)
         rows: list[dict[str, Any]] = []
         for part in self.parts:
             folders = folders_in(root, *part.images)
@@ -155,158 +156,148 @@ def _isic2020_label(row: Row) -> str:
     return code
 
 
-def _isic2016_part(split: str, name: str) -> Part:
-    return Part(
+def _parts(form: str, *, persons: str, **splits: str) -> tuple[Part, ...]:
+    """Parts whose folders and files are named alike, such as `ISIC_2019_Training_Input`."""
+    return tuple(
+        Part(
+            split,
+            (form.format(name, "Input"),),
+            truth=(form.format(name, "GroundTruth.csv"),),
+            persons=(form.format(name, persons),),
+        )
+        for split, name in splits.items()
+    )
+
+
+_ISIC2016_PARTS = tuple(
+    Part(
         split,
         tuple(f"ISBI2016_ISIC_{task}_{name}_Data" for task in ("Part3", "Part3B")),
         truth=tuple(f"ISBI2016_ISIC_{task}_{name}_GroundTruth.csv" for task in ("Part3", "Part3B")),
         masks=(f"ISBI2016_ISIC_Part1_{name}_GroundTruth",),
     )
-
-
-def _isic2017_part(split: str, *names: str) -> Part:
-    return Part(
+    for split, name in (("train", "Training"), ("test", "Test"))
+)
+_ISIC2017_PARTS = tuple(
+    Part(
         split,
         tuple(f"ISIC-2017_{name}_Data" for name in names),
         truth=tuple(f"ISIC-2017_{name}_Part3_GroundTruth.csv" for name in names),
         persons=(*(f"ISIC-2017_{name}_Data_metadata.csv" for name in names), "metadata.csv"),
         masks=tuple(f"ISIC-2017_{name}_Part1_GroundTruth" for name in names),
     )
-
-
-_ISIC2016_PARTS = (_isic2016_part("train", "Training"), _isic2016_part("test", "Test"))
-ISIC2016 = Challenge(
-    "isic2016",
-    "ISBI2016_ISIC_Part3_Training_GroundTruth.csv or ISBI2016_ISIC_Part3_Test_GroundTruth.csv (also Part3B)",
-    _ISIC2016_PARTS,
-    tuple(name for part in _ISIC2016_PARTS for name in part.truth),
-    lambda row: row.one_of("label", _ISIC2016),
-    header=("image_id", "label"),
-)
-_ISIC2017_PARTS = (
-    _isic2017_part("train", "Training"),
-    _isic2017_part("val", "Validation"),
-    _isic2017_part("test", "Test_v2", "Test"),
-)
-ISIC2017 = Challenge(
-    "isic2017",
-    "ISIC-2017_*_Part3_GroundTruth.csv or ISIC-2017_*_Data/, or images/{train,val,test}/ISIC_*.jpg",
-    _ISIC2017_PARTS,
-    tuple(name for part in _ISIC2017_PARTS for name in (*part.truth, *part.images)),
-    lambda row: row.one_hot(_ISIC2017, otherwise="NV"),
-    needed=("image_id", *_ISIC2017),
-)
-ISIC2018 = Challenge(
-    "isic2018",
-    "ISIC2018_Task3_Training_GroundTruth.csv (also in a folder of that name)",
-    tuple(
-        Part(
-            split,
-            (f"ISIC2018_Task3_{name}_Input",),
-            truth=(f"ISIC2018_Task3_{name}_GroundTruth.csv",),
-            persons=(f"ISIC2018_Task3_{name}_LesionGroupings.csv",),
-        )
-        for split, name in (("train", "Training"), ("val", "Validation"), ("test", "Test"))
-    ),
-    ("ISIC2018_Task3_Training_GroundTruth.csv",),
-    lambda row: row.one_hot(_ISIC2018),
-    needed=("image", *_ISIC2018),
-)
-ISIC2019 = Challenge(
-    "isic2019",
-    "ISIC_2019_Training_GroundTruth.csv or ISIC_2019_Test_Metadata.csv",
-    tuple(
-        Part(
-            split,
-            (f"ISIC_2019_{name}_Input",),
-            truth=(f"ISIC_2019_{name}_GroundTruth.csv",),
-            persons=(f"ISIC_2019_{name}_Metadata.csv",),
-        )
-        for split, name in (("train", "Training"), ("test", "Test"))
-    ),
-    ("ISIC_2019_Training_GroundTruth.csv", "ISIC_2019_Test_Metadata.csv"),
-    lambda row: row.one_hot(_ISIC2019),
-    needed=("image", *_ISIC2019),
+    for split, names in (("train", ("Training",)), ("val", ("Validation",)), ("test", ("Test_v2", "Test")))
 )
 _ISIC2020_TRAIN = ("ISIC_2020_Training_GroundTruth_v2.csv", "ISIC_2020_Training_GroundTruth.csv", "train.csv")
-ISIC2020 = Challenge(
-    "isic2020",
-    "ISIC_2020_Training_GroundTruth_v2.csv, ISIC_2020_Training_GroundTruth.csv, ISIC_2020_Test_Metadata.csv, or "
-    "Kaggle's train.csv with image_name, patient_id, benign_malignant, target",
-    (  # the JPEG zip file of the training part unpacks to `train/`; _v2 has lesions too
-        Part(
-            "train",
-            ("ISIC_2020_Training_JPEG", "ISIC_2020_Training_Input", "train", "jpeg/train"),
-            truth=_ISIC2020_TRAIN,
-        ),
-        Part(
-            "test",
-            ("ISIC_2020_Test_JPEG", "ISIC_2020_Test_Input", "test", "jpeg/test"),
-            persons=("ISIC_2020_Test_Metadata.csv", "test.csv"),
-        ),
-    ),
-    (*_ISIC2020_TRAIN, "ISIC_2020_Test_Metadata.csv"),
-    _isic2020_label,
-    needed=("image_name", "patient_id", "target"),
-    listed=True,
-    columns={
-        "train.csv": {"image_name", "patient_id", "benign_malignant", "target"},
-        "test.csv": {"image_name", "patient_id", "anatom_site_general_challenge"},
-    },
-)
 _HAM10000_TRUTH = ("HAM10000_metadata.csv", "HAM10000_metadata.tab", "HAM10000_metadata.tsv", "HAM10000_metadata")
-HAM10000 = Challenge(
-    "ham10000",
-    "HAM10000_metadata.csv (Harvard Dataverse also names it HAM10000_metadata, without ending, or .tab)",
-    (
-        Part(
-            None,
-            (
-                *("images", "HAM10000_images", "ISIC2018_Task3_Training_Input"),
-                *(f"HAM10000_images_part{number}" for number in ("_1", "_2", "1", "2")),
-            ),
-            truth=_HAM10000_TRUTH,
-            masks=("masks", "HAM10000_segmentations_lesion_tschandl"),
-        ),
-    ),
-    _HAM10000_TRUTH,
-    lambda row: row.one_of("dx", _HAM10000),
-    needed=("lesion_id", "image_id", "dx"),
-    listed=True,
-)
 
 
-def matches_isic2017(root: Path) -> bool:
-    """Whether `root` is a folder of ISIC 2017, in the official layout or ours of smaller pictures."""
-    compact = (root / "images" / str(part.split) for part in ISIC2017.parts)
-    return ISIC2017.matches(root) or any(has_images(folder) and _named_isic(folder) for folder in compact)
+class _Isic2017(Challenge):
+    """ISIC 2017 with its official splits, in two layouts.
 
-
-def read_isic2017(root: Path, reading: Reading) -> list[dict[str, Any]]:
-    """Read ISIC 2017 with its official splits.
-
-    Two layouts:
-
-    - the official zip files, unpacked: `ISIC-2017_{Training,Validation,Test_v2}_Data/`, `..._Part3_GroundTruth.csv`,
-      and optionally `..._Part1_GroundTruth/` (masks) and `..._Data_metadata.csv` (age, sex);
-    - compact: `images/{train,val,test}/`, `masks/`, the same ground-truth files, `metadata.csv` with age, sex, site.
+    - The official zip files, unpacked: `ISIC-2017_{Training,Validation,Test_v2}_Data/`, `..._Part3_GroundTruth.csv`,
+      and optionally `..._Part1_GroundTruth/` (masks) and `..._Data_metadata.csv` (age, sex).
+    - Compact: `images/{train,val,test}/`, `masks/`, the same ground-truth files, `metadata.csv` with age, sex, site.
 
     A split without a ground-truth file, such as a test set whose labels are held apart, has no diagnoses. A compact
     folder without any ground-truth file, such as `isic2017_512`, takes the files (labels and metadata, by image id) of
     the folder `isic2017` beside it if there is one, because it holds the same images in another size; rows for images
     that it does not hold are then left out.
-
-    Raises:
-        DataError: A bad label, age or sex, or an image twice.
     """
-    if not (root / "images").is_dir():
-        return ISIC2017.read(root, reading)
-    parts = tuple(replace(part, images=(f"images/{part.split}",), masks=("masks",)) for part in ISIC2017.parts)
-    compact = replace(ISIC2017, parts=parts)
-    beside = root.parent / "isic2017"
-    subset = not any(compact.file(root, part.truth) for part in parts) and beside.is_dir()
-    return compact.read_with(root, beside if subset else root, reading)
+
+    def tables(self, root: Path) -> Path:
+        beside = root.parent / "isic2017"
+        alone = (root / "images").is_dir() and not any(self.file(root, part.truth) for part in self.parts)
+        return beside if alone and beside.is_dir() else root
+
+    def matches(self, root: Path) -> bool:
+        compact = (root / "images" / str(part.split) for part in self.parts)
+        return super().matches(root) or any(
+            path.name[:5] == "ISIC_" for folder in compact for path in image_paths(folder)
+        )
+
+    def read(self, root: Path, reading: Reading) -> list[dict[str, Any]]:
+        if (root / "images").is_dir() and self.parts == _ISIC2017_PARTS:
+            parts = tuple(replace(part, images=(f"images/{part.split}",), masks=("masks",)) for part in self.parts)
+            return replace(self, parts=parts).read(root, reading)
+        return super().read(root, reading)
 
 
-def _named_isic(folder: Path) -> bool:
-    return any(path.suffix.lower() == ".jpg" for path in folder.glob("ISIC_*"))
+CHALLENGES: tuple[Challenge, ...] = (
+    Challenge(
+        "isic2016",
+        "ISBI2016_ISIC_Part3_Training_GroundTruth.csv or ISBI2016_ISIC_Part3_Test_GroundTruth.csv (also Part3B)",
+        _ISIC2016_PARTS,
+        tuple(name for part in _ISIC2016_PARTS for name in part.truth),
+        lambda row: row.one_of("label", _ISIC2016),
+        header=("image_id", "label"),
+    ),
+    _Isic2017(
+        "isic2017",
+        "ISIC-2017_*_Part3_GroundTruth.csv or ISIC-2017_*_Data/, or images/{train,val,test}/ISIC_*.jpg",
+        _ISIC2017_PARTS,
+        tuple(name for part in _ISIC2017_PARTS for name in (*part.truth, *part.images)),
+        lambda row: row.one_hot(_ISIC2017, otherwise="NV"),
+        needed=("image_id", *_ISIC2017),
+    ),
+    Challenge(
+        "isic2018",
+        "ISIC2018_Task3_Training_GroundTruth.csv (also in a folder of that name)",
+        _parts("ISIC2018_Task3_{}_{}", train="Training", val="Validation", test="Test", persons="LesionGroupings.csv"),
+        ("ISIC2018_Task3_Training_GroundTruth.csv",),
+        lambda row: row.one_hot(_ISIC2018),
+        needed=("image", *_ISIC2018),
+    ),
+    Challenge(
+        "isic2019",
+        "ISIC_2019_Training_GroundTruth.csv or ISIC_2019_Test_Metadata.csv",
+        _parts("ISIC_2019_{}_{}", train="Training", test="Test", persons="Metadata.csv"),
+        ("ISIC_2019_Training_GroundTruth.csv", "ISIC_2019_Test_Metadata.csv"),
+        lambda row: row.one_hot(_ISIC2019),
+        needed=("image", *_ISIC2019),
+    ),
+    Challenge(
+        "isic2020",
+        "ISIC_2020_Training_GroundTruth_v2.csv, ISIC_2020_Training_GroundTruth.csv, ISIC_2020_Test_Metadata.csv, or "
+        "Kaggle's train.csv with image_name, patient_id, benign_malignant, target",
+        (  # the JPEG zip file of the training part unpacks to `train/`; _v2 has lesions too
+            Part(
+                "train",
+                ("ISIC_2020_Training_JPEG", "ISIC_2020_Training_Input", "train", "jpeg/train"),
+                truth=_ISIC2020_TRAIN,
+            ),
+            Part(
+                "test",
+                ("ISIC_2020_Test_JPEG", "ISIC_2020_Test_Input", "test", "jpeg/test"),
+                persons=("ISIC_2020_Test_Metadata.csv", "test.csv"),
+            ),
+        ),
+        (*_ISIC2020_TRAIN, "ISIC_2020_Test_Metadata.csv"),
+        _isic2020_label,
+        needed=("image_name", "patient_id", "target"),
+        listed=True,
+        columns={
+            "train.csv": {"image_name", "patient_id", "benign_malignant", "target"},
+            "test.csv": {"image_name", "patient_id", "anatom_site_general_challenge"},
+        },
+    ),
+    Challenge(
+        "ham10000",
+        "HAM10000_metadata.csv (Harvard Dataverse also names it HAM10000_metadata, without ending, or .tab)",
+        (
+            Part(
+                None,
+                (
+                    *("images", "HAM10000_images", "ISIC2018_Task3_Training_Input"),
+                    *(f"HAM10000_images_part{number}" for number in ("_1", "_2", "1", "2")),
+                ),
+                truth=_HAM10000_TRUTH,
+                masks=("masks", "HAM10000_segmentations_lesion_tschandl"),
+            ),
+        ),
+        _HAM10000_TRUTH,
+        lambda row: row.one_of("dx", _HAM10000),
+        needed=("lesion_id", "image_id", "dx"),
+        listed=True,
+    ),
+)

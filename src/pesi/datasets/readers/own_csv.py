@@ -78,7 +78,7 @@ def fitting_files(folder: Path) -> list[Path]:
     for path in (path for path in files if "submission" not in path.stem.lower()):
         header = csv_header(path)
         columns = set(columns_of(header))
-        labelled = columns & {"diagnosis", "malignancy", "target", *_LEVELS} or len(_class_columns(header)) > 1
+        labelled = columns & {"diagnosis", "malignancy", "target", *_LEVELS} or _class_columns(header)
         if labelled and columns & {"image_id", "path"}:
             found.append(path)
     return found
@@ -134,8 +134,9 @@ def read_own_csv(root: Path, reading: Reading) -> list[dict[str, Any]]:
     ids = _ids(rows, field)
     records = []
     for row, image_id in zip(rows, ids, strict=True):
-        path = named.file(row, columns.get("path", field))
-        mask = named.file(row, columns["mask_path"]) if row.text(columns.get("mask_path", "")) else None
+        path = named.file(image_id, row, columns.get("path", field))
+        masked = row.text(columns.get("mask_path", "")) is not None
+        mask = named.file(image_id, row, columns["mask_path"]) if masked else None
         record = {
             "image_id": image_id,
             "path": None if path is None else str(path),
@@ -199,7 +200,7 @@ class _Named:
                     found.setdefault(key, []).append(folder / name)
         return found
 
-    def file(self, row: Row, field: str) -> Path | None:
+    def file(self, image_id: str, row: Row, field: str) -> Path | None:
         """The file that a row names; None, and noted as missing, where there is none.
 
         Raises:
@@ -221,7 +222,7 @@ class _Named:
             told = f"names the image {told!r}, of which there are {len(among)}: {', '.join(found[:3])}"
             raise row.error(field, told, f"Name it with its folder and ending, such as {found[0]}.")
         if not among:
-            self.reading.lacks(row, field, f"names {told!r}, which is not in {self.folder}")
+            self.reading.lacks(image_id, row, field, f"names {told!r}, which is not in {self.folder}")
             return None
         self.elsewhere += foreign
         return among[0]
@@ -252,8 +253,10 @@ def _stem(name: str) -> str:
 
 
 def _class_columns(header: Iterable[str]) -> dict[str, str]:
-    """The code of each column that is named like a diagnosis."""
-    return {name: code for name in header if (code := diagnosis_code(name)) in DIAGNOSES}
+    """The code of each 0/1 column that is named like a diagnosis; benign and malignant only where there is no other."""
+    codes = {name: code for name in header if (code := diagnosis_code(name)) in DIAGNOSES}
+    kinds = {name: code for name, code in codes.items() if code not in ("BENIGN", "MALIGNANT")}
+    return kinds or (codes if len(codes) > 1 else {})
 
 
 def _diagnosis(row: Row, columns: Mapping[str, str], header: list[str]) -> str | None:
@@ -265,22 +268,31 @@ def _diagnosis(row: Row, columns: Mapping[str, str], header: list[str]) -> str |
     word = row.text(columns.get("diagnosis", ""))
     code = None if word is None else diagnosis_code(word)
     finer = archive_code([row.text(columns.get(level, "")) for level in _LEVELS])
-    if code is None or (finer is not None and code not in DIAGNOSES) or code == "UNK":
+    if code is None or code == "UNK" or (finer is not None and code not in DIAGNOSES):
         code = finer or code
     told = _malignancy(row, columns.get("malignancy", ""))
-    if told is not None and code in DIAGNOSES and code != "AK":  # of which some say benign
-        known = DIAGNOSES[str(code)].malignant
-        if known is not None and known != (told == "MALIGNANT") and not (word is not None and without_code(word)):
-            what = f"says {told.lower()}, but the diagnosis is {code}"
-            raise row.error(columns["malignancy"], what, "Correct the one or the other.")
-    if code is None or code == "UNK" or (word is not None and (without_code(word) or word.isdigit())):
+    if code is None and not {"diagnosis", *_LEVELS} & set(columns):
+        code = _marked(row, _class_columns(header), told)
+    vague = word is not None and (without_code(word) or word.isdigit())
+    known = DIAGNOSES[code].malignant if code in DIAGNOSES and code != "AK" else None  # some call AK benign
+    if told is not None and known is not None and known != (told == "MALIGNANT") and not vague:
+        what = f"says {told.lower()}, but the diagnosis is {code}"
+        raise row.error(columns["malignancy"], what, "Correct the one or the other.")
+    if code is None or code == "UNK" or vague:
         code = told or _malignancy(row, columns.get("target", "")) or code
-    classes = _class_columns(header)
-    if code is None and len(classes) > 1 and not {"diagnosis", *_LEVELS} & set(columns):
-        # The official file of ISIC 2017 has no column for its third class.
-        rest = "NV" if set(classes.values()) == {"MEL", "SK"} else "UNK"
-        return row.one_hot(classes, otherwise=rest) if any(row.text(name) for name in classes) else None
     return code
+
+
+def _marked(row: Row, classes: Mapping[str, str], told: str | None) -> str | None:
+    """The class of columns of 0 and 1; None where all are empty."""
+    if not any(row.text(name) for name in classes):
+        return None
+    if len(classes) == 1:
+        ((column, code),) = classes.items()
+        no = "BENIGN" if told == "BENIGN" else f"not {DIAGNOSES[code].name}"
+        return code if row.flag(column) else no
+    # The official file of ISIC 2017 has no column for its third class.
+    return row.one_hot(classes, otherwise="NV" if set(classes.values()) == {"MEL", "SK"} else "UNK")
 
 
 def _malignancy(row: Row, field: str) -> str | None:

@@ -40,12 +40,14 @@ class Reading:
         """The picture that a row names by its id; None, and noted as missing, where there is none."""
         image_id = row.name(column)
         if image_id not in images:
-            self.lacks(row, column, f"names the image {image_id!r}, which is not in {', '.join(map(str, places))}")
+            self.lacks(
+                image_id, row, column, f"names the image {image_id!r}, which is not in {', '.join(map(str, places))}"
+            )
         return images.get(image_id)
 
-    def lacks(self, row: Row, column: str, what: str) -> None:
+    def lacks(self, image_id: str, row: Row, column: str, what: str) -> None:
         """Note a file that a row names and that is not there."""
-        fault = Fault(row.name(column), row.values[column], f"{row.where}: {column} {what}.")
+        fault = Fault(image_id, row.values[column], f"{row.where}: {column} {what}.")
         if fault not in self.missing:
             self.missing.append(fault)
 
