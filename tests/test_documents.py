@@ -196,6 +196,19 @@ def test_the_architecture_names_what_is_there() -> None:
         assert hasattr(found, attribute), name
 
 
+@every_document
+def test_extras_and_names_of_the_package_are_there(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for extras in re.findall(r"pesi-cnn\[([\w,]+)\]", text):
+        assert set(extras.split(",")) <= set(project["optional-dependencies"])
+    if document.name != "CHANGELOG.md":
+        for name in re.findall(
+            r"\bpesi\.([A-Za-z_]+)\b(?!/)", " ".join((*code_spans(document), *blocks(document, "python")))
+        ):
+            assert name in pesi.__all__ or importlib.util.find_spec(f"pesi.{name}"), f"pesi.{name} is not there"
+
+
 def test_every_reader_is_in_the_table_of_data_sets() -> None:
     told = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "data.md").read_text(encoding="utf-8"), re.M)
     assert sorted(told) == sorted(READERS)
