@@ -19,9 +19,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import SplineTransformer
 
 from pesi.decide.calibration import calibrated_probabilities, fit_temperature
-from pesi.decide.conformal import Proportion, cross_fitted_sets, set_coverage
+from pesi.evaluate.audit.uncertainty import cross_fitted_sets
 from pesi.evaluate.subgroup_attributes import AGE_BANDS, MISSING
 from pesi.predict.fitting import COVERAGES
+from pesi.stats.coverage import Proportion, set_coverage
 from pesi.stats.paired import delong
 from pesi.stats.reliability import CalibrationScores, calibration_scores
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pictures import composed, dicom_pictures, radiographs
-from scores import Outputs, all_scores
+from scores import Outputs, all_scores, crossed_choice
 
 import pesi
 from pesi.datasets.readers import read_dataset
@@ -27,7 +27,7 @@ from pesi.decide.novelty import NoveltyStatistics, fit_novelty, novelty_config, 
 from pesi.evaluate.outliers import Families, outliers
 from pesi.images.transforms import Image
 from pesi.predict.classifier import Classifier
-from pesi.stats.separation import crossed_choice, novelty_result
+from pesi.stats.separation import novelty_result
 
 HAM_IMAGES, LESIONS, CROPS = 900, 40, 8
 

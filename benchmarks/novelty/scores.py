@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 from sklearn.covariance import LedoitWolf
 
-from pesi.decide.novelty import energy, fit_novelty, novelty_score
+from pesi.decide.novelty import fit_novelty, novelty_score
+from pesi.evaluate.audit.novelty import energy
+from pesi.stats.separation import below_shares
 
 Floats = NDArray[np.float64]
 
@@ -96,3 +98,32 @@ def _vim(train: Outputs, weight: Floats, bias: Floats, rank: int) -> Score:
         scale * np.linalg.norm((o.features - origin) @ directions, axis=1)
         - logsumexp(o.features @ weight.T + bias, axis=1)
     )
+
+
+def crossed_choice(
+    candidates: Mapping[str, tuple[Sequence[Floats], Mapping[str, Floats]]], *, folds: int, rng: np.random.Generator
+) -> tuple[dict[str, tuple[str, Floats]], dict[str, str]]:
+    """Choose a score on some families of outliers and read it on the others.
+
+    Args:
+        candidates: Score's name -> its scores of each source of dermoscopy, and family -> scores.
+        folds: Parts of the families.
+        rng: Draws the parts.
+
+    Returns:
+        Family -> the chosen score's name and, for each source, the family's AUROC (S,); and fold -> chosen name.
+    """
+    families = sorted(next(iter(candidates.values()))[1])
+    parts = np.array_split(rng.permutation(len(families)), folds)
+    table = {
+        name: np.array([[below_shares(source, scores[family]).mean() for source in sources] for family in families])
+        for name, (sources, scores) in candidates.items()
+    }
+    read: dict[str, tuple[str, Floats]] = {}
+    chosen: dict[str, str] = {}
+    for index, part in enumerate(parts):
+        rest = np.setdiff1d(np.arange(len(families)), part)
+        best = max(table, key=lambda name: float(table[name][rest].mean()))
+        chosen[str(index)] = best
+        read.update({families[i]: (best, table[best][i]) for i in part})
+    return read, chosen

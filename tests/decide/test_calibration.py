@@ -1,4 +1,4 @@
-"""Temperature, vector scaling and isotonic regression against known answers."""
+"""Temperature and vector scaling against known answers."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
-from scipy.special import logit, softmax
-from sklearn.isotonic import IsotonicRegression
+from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
@@ -18,7 +17,6 @@ from pesi.decide.calibration import (
     TemperatureConfig,
     VectorScaling,
     calibrated_probabilities,
-    fit_isotonic,
     fit_temperature,
     fit_vector_scaling,
     negative_log_likelihood,
@@ -139,19 +137,3 @@ def test_vector_scaling_goes_through_json_and_needs_one_bias_a_weight():
     assert VectorScaling.model_validate_json(vector.model_dump_json()) == vector
     with pytest.raises(ValidationError, match="2 weights but 1 biases"):
         VectorScaling(weight=(1.0, 2.0), bias=(0.1,))
-
-
-def test_isotonic_regression_is_scikit_learns_a_class_and_sums_to_one():
-    rng = np.random.default_rng(7)
-    p = softmax(rng.normal(0, 2, (400, 3)), axis=1)
-    targets = np.eye(3)[drawn_classes(softmax(0.5 * np.log(p), axis=1), rng)]
-    new = softmax(rng.normal(0, 2, (50, 3)), axis=1)
-    found = fit_isotonic(p, targets, "multiclass").probabilities(new)
-    plain = np.column_stack(
-        [IsotonicRegression(out_of_bounds="clip").fit(p[:, k], targets[:, k]).predict(new[:, k]) for k in range(3)]
-    )
-    expected = np.clip(plain, 1 / 402, 401 / 402)
-    np.testing.assert_allclose(found, expected / expected.sum(1, keepdims=True), atol=1e-12)
-    each = fit_isotonic(p, targets, "multilabel").probabilities(new)
-    np.testing.assert_allclose(each, expected, atol=1e-12)
-    assert np.isfinite(logit(each)).all()

@@ -1,24 +1,18 @@
-"""Prediction sets against crepes, their promise by simulation, their intervals against the beta distribution."""
+"""Prediction sets against crepes, and their promise by simulation."""
 
 from __future__ import annotations
 
-import json
 import math
 
 import numpy as np
 import pytest
 from crepes import WrapClassifier
 from pydantic import ValidationError
-from scipy.stats import beta
 
 from pesi.decide.conformal import (
     ConformalConfig,
-    Proportion,
-    cross_fitted_sets,
     fit_conformal,
-    no_result_reason,
     prediction_sets,
-    set_coverage,
 )
 
 NAMES = ("melanoma", "seborrheic_keratosis", "nevus")
@@ -102,49 +96,3 @@ def test_the_configuration_survives_a_bundle():
         ConformalConfig(coverage=0.9, quantiles=(0.1, 0.2), counts=(3,), how="")
     with pytest.raises(ValidationError):
         ConformalConfig(coverage=1.0, quantiles=(), counts=(), how="")
-
-
-@pytest.mark.parametrize("successes, trials", [(0, 30), (27, 30), (30, 30), (1, 2)])
-def test_intervals_are_clopper_and_pearsons(successes, trials):
-    low, high = Proportion(successes, trials).interval
-    assert low == pytest.approx(beta.ppf(0.025, successes, trials - successes + 1) if successes else 0)
-    assert high == pytest.approx(beta.ppf(0.975, successes + 1, trials - successes) if successes < trials else 1)
-
-
-def test_a_proportion_against_what_was_wanted():
-    assert Proportion(50, 100).against(0.9) == "below"
-    assert Proportion(100, 100).against(0.9) == "above"
-    assert Proportion(88, 100).against(0.9) == "within"
-    assert Proportion(0, 0).share is None
-    assert Proportion(0, 0).against(0.9) == "within"
-
-
-def test_measured_by_hand():
-    sets = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 0], [0, 1, 0], [1, 1, 1]], bool)
-    found = set_coverage(sets, np.array([0, 0, 1, 2, 2]), NAMES).to_dict()
-    assert found["overall"]["count"] == 3
-    assert found["classes"]["melanoma"]["share"] == 1
-    assert found["classes"]["seborrheic_keratosis"]["share"] == 0
-    assert found["classes"]["nevus"]["share"] == 0.5
-    assert found["mean_size"] == pytest.approx(7 / 5)
-    assert found["singletons"]["share"] == pytest.approx(2 / 5)
-    assert found["empty"]["share"] == pytest.approx(1 / 5)
-    assert (found["certain_and_right"]["count"], found["certain_and_right"]["of"]) == (1, 2)
-    json.dumps(found, allow_nan=False)
-
-
-def test_cross_fitting_never_sees_the_own_fold():
-    p, classes = draw(120, 6)
-    folds = np.arange(120) % 4
-    sets = cross_fitted_sets(p, classes, NAMES, folds, coverage=0.9)
-    other = classes.copy()
-    other[folds == 2] = (other[folds == 2] + 1) % 3
-    again = cross_fitted_sets(p, other, NAMES, folds, coverage=0.9)
-    np.testing.assert_array_equal(again[folds == 2], sets[folds == 2])
-    assert (again != sets).any()
-
-
-def test_no_result_says_why():
-    assert no_result_reason(np.array([0, 1, 0], bool), NAMES, 0.9) is None
-    assert "no class fits" in no_result_reason(np.zeros(3, bool), NAMES, 0.9)
-    assert "90% coverage 2 classes remain: melanoma, nevus" in no_result_reason(np.array([1, 0, 1], bool), NAMES, 0.9)

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy.special import logsumexp
 from scipy.stats import norm
 from sklearn.decomposition import PCA
 
@@ -15,7 +14,6 @@ from pesi.decide.novelty import (
     NOVELTY_FILE,
     NoveltyConfig,
     NoveltyStatistics,
-    energy,
     fit_novelty,
     load_novelty,
     novelty_config,
@@ -70,12 +68,6 @@ def test_what_cannot_be_fitted_is_said() -> None:
         fit_novelty(features(3))
     with pytest.raises(DataError, match="do not vary"):
         fit_novelty(np.ones((20, 6), np.float32))
-
-
-def test_energy_is_the_mean_over_the_views() -> None:
-    logits = np.random.default_rng(0).normal(size=(5, 4, 3))
-    expected = [-np.mean([logsumexp(view) for view in image]) for image in logits]
-    assert energy(logits) == pytest.approx(np.array(expected))
 
 
 def test_the_threshold_refuses_the_wanted_share_of_log_normal_scores() -> None:

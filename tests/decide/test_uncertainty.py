@@ -10,7 +10,6 @@ from scipy.special import rel_entr
 from scipy.stats import entropy as scipy_entropy
 
 from pesi.decide.uncertainty import (
-    confidence_measures,
     entropy,
     entropy_split,
     sample_spread,
@@ -95,24 +94,3 @@ def test_the_uncertainty_of_one_image(samples):
     assert values["total"] == pytest.approx(values["expected"] + values["mutual_information"])
     assert values["deviation"]["b"] == pytest.approx(samples[0, :, 1].std())
     assert values["range"]["c"] == [samples[0, :, 2].min(), samples[0, :, 2].max()]
-
-
-def test_confidences(samples):
-    sets = np.zeros((40, 3), bool)
-    sets[0, :2], sets[1, 0] = True, True
-    novelty = np.arange(40.0)
-    found = confidence_measures(samples, "multiclass", sets=sets, scores={"familiarity": -novelty})
-    p = samples.mean(1)
-    np.testing.assert_allclose(found["maximum_probability"], p.max(1))
-    np.testing.assert_allclose(found["margin"], [max(row) - sorted(row)[1] for row in p])
-    np.testing.assert_allclose(found["negative_entropy"], -scipy_entropy(p, base=3, axis=-1))
-    np.testing.assert_allclose(found["negative_spread"], -samples.std(1).max(1))
-    assert (found["negative_mutual_information"] < 0).all()
-    assert found["negative_set_size"][1] > found["negative_set_size"][0] > found["negative_set_size"][2]  # 1, 2, none
-    np.testing.assert_array_equal(found["familiarity"], -novelty)
-
-
-def test_multilabel_confidence_is_that_of_the_least_sure_output():
-    found = confidence_measures(np.array([[[0.1, 0.6]], [[0.9, 0.02]]]), "multilabel")
-    np.testing.assert_allclose(found["maximum_probability"], [0.6, 0.9])
-    np.testing.assert_allclose(found["margin"], [0.2, 0.8])

@@ -183,9 +183,12 @@ class Requests(HTMLParser):
 def test_the_report_is_one_page_that_asks_for_nothing(tmp_path):
     predictions, records = tables()
     evaluation = evaluate_predictions(predictions, records, TASK, replicates=200)
-    shares = pd.DataFrame({"image_id": ["a", "b", "c"], "area": [0.2, 0.3, 0.25], "blended": [0.5, 0.6, 0.4]})
-    summary = summarise_attention(shares, replicates=200)
+    shares = pd.DataFrame({"image_id": records["image_id"].head(3), "area": [0.2, 0.3, 0.25]})
+    shares["blended"] = [0.5, 0.6, 0.4]
+    summary = summarise_attention(shares, records, replicates=200)
     assert summary["maps"]["blended"]["above"] == pytest.approx(0.25)
+    one_lesion = summarise_attention(shares, records.assign(lesion_id="the same"), replicates=200)
+    assert one_lesion["maps"]["blended"]["above_ci"] == pytest.approx([0.25, 0.25])  # nothing but it can be drawn
     path = tmp_path / "report.html"
     write_report(
         evaluation,

@@ -13,7 +13,7 @@ from sklearn import metrics as sk
 
 from pesi.stats import metrics
 from pesi.stats.intervals import bootstrap, bootstrap_weights, mean_interval, percentile_interval, wilson_interval
-from pesi.stats.paired import auc_interval_delong, delong, paired_bootstrap
+from pesi.stats.paired import delong, paired_bootstrap
 
 
 def sample(seed: int, n: int = 200, ties: bool = True) -> tuple[np.ndarray, np.ndarray]:
@@ -171,9 +171,6 @@ def test_delong_follows_its_definition(seed):
     z = (result.a - result.b) / math.sqrt(variance)
     assert result.p_value == pytest.approx(2 * norm.sf(abs(z)), abs=1e-12)
     assert result.interval[1] - result.difference == pytest.approx(1.959964 * math.sqrt(variance), rel=1e-6)
-    area, low, high = auc_interval_delong(labels, a)
-    assert (high - low) / 2 == pytest.approx(1.959964 * math.sqrt(covariance[0, 0]), rel=1e-6)
-    assert area == pytest.approx(result.a)
 
 
 def test_paired_bootstrap_agrees_with_delong():

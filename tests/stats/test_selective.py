@@ -73,7 +73,7 @@ def test_closed_forms():
     assert aurc(worst)[0] == pytest.approx((1 + 1 / 2 + 1 / 3 + 1 / 4) / 4)
     assert optimal_aurc(worst)[0] == pytest.approx(1 / 16)
     blind = risk_coverage(np.random.default_rng(0).random(50) < 0.3, np.zeros(50))
-    assert aurc(blind)[0] == pytest.approx(blind.errors[0, -1] / 50)  # knows nothing: the error rate
+    assert aurc(blind)[0] == pytest.approx(blind.positives[0] / 50)  # knows nothing: the error rate
     assert aurc(risk_coverage(np.zeros(9, bool), np.arange(9.0)))[0] == 0
     assert optimal_aurc(risk_coverage(np.ones(9, bool), np.arange(9.0)))[0] == pytest.approx(1)
 

@@ -9,7 +9,7 @@ from sklearn.metrics import roc_auc_score
 from pesi.evaluate import outliers as outliers_module
 from pesi.evaluate.outliers import drawn_outliers, outliers, square_crops
 from pesi.stats.intervals import wilson_interval
-from pesi.stats.separation import below_shares, crossed_choice, novelty_result
+from pesi.stats.separation import below_shares, novelty_result
 
 
 def test_auroc_is_scikit_learn_s_also_with_ties() -> None:
@@ -47,21 +47,6 @@ def test_the_interval_of_a_family_covers_like_the_normal_approximation() -> None
 def test_nothing_to_compare_is_a_mistake() -> None:
     with pytest.raises(ValueError, match="needs"):
         novelty_result(np.ones(3), {}, 1.0, replicates=10, rng=np.random.default_rng(0))
-
-
-def test_the_choice_never_sees_the_family_it_is_read_on() -> None:
-    # Score "one" is perfect on every family but the last, "all" good on each; "odd" wins only by the last family.
-    own = np.linspace(0, 1, 50)
-    names = [f"f{i}" for i in range(5)]
-    good, bad, fair = np.full(4, 2.0), np.full(4, -1.0), np.full(4, 0.9)
-    candidates = {
-        "fair": ((own,), dict.fromkeys(names, fair)),
-        "odd": ((own,), {name: good if name == "f4" else bad for name in names}),
-    }
-    read, chosen = crossed_choice(candidates, folds=5, rng=np.random.default_rng(0))
-    assert set(chosen.values()) == {"fair"}
-    assert read["f4"][0] == "fair"
-    assert float(read["f4"][1][0]) == pytest.approx(0.9, abs=0.02)
 
 
 def test_drawn_outliers_are_pictures_and_the_same_for_a_seed() -> None:

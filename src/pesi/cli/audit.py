@@ -62,9 +62,8 @@ def audit(
     """
     from pesi.bundle.card import keep_measured
     from pesi.bundle.installed import bundle_folder
-    from pesi.evaluate.audit.card import audit_card
     from pesi.evaluate.audit.data import AuditOptions
-    from pesi.evaluate.audit.report import pdf_writer, report_html, write_pdf
+    from pesi.evaluate.audit.report import audit_card, pdf_writer, report_html, write_pdf
     from pesi.evaluate.audit.run import run_audit
     from pesi.evaluate.evaluation import measured_scores
     from pesi.files import write_json, write_text
@@ -203,7 +202,7 @@ def _provenance(classifier: Classifier, sets: list[AuditData], seed: int, replic
         known += ", and they chose the epoch" * part.chose_epoch
         repeats = int(part.records["patient_id"].dropna().duplicated().sum())
         rows[part.name] = f"{len(part)} images, one a lesion, {known}; SHA-256 of their ids {id_hash(ids)[:16]}" + (
-            f"; {repeats} repeat a patient, and intervals take lesions as independent: they are too narrow"
+            f"; {repeats} repeat a patient: intervals draw patients, each with all of its images"
         ) * bool(repeats)
     rows["overlap"] = (
         "images that the bundle has seen are recognised by their ids, not copies of them under other ids"

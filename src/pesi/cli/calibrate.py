@@ -89,7 +89,7 @@ def calibrate(
     from pesi.bundle.installed import bundle_folder
     from pesi.cli.audit import unseen_by_network
     from pesi.cli.evaluate import chosen_records
-    from pesi.datasets.splits import read_ids
+    from pesi.datasets.splits import read_ids, repeated_groups
     from pesi.decide.triage import read_triage_rule
     from pesi.errors import PesiError
     from pesi.predict.fitting import NOVELTY_IMAGES, fit_decisions
@@ -126,6 +126,7 @@ def calibrate(
         training_features=training,
         novelty=classifier.novelty,
         seed=seed,
+        groups=repeated_groups(records),
     )
     config = config.model_copy(update={"measured": None})  # what was measured with other thresholds
     config = rewrite_bundle(source, out, config, card=model_card(config), novelty=novelty)

@@ -167,7 +167,7 @@ def _attention(classifier: Classifier, records: pd.DataFrame, show: bool) -> dic
 
     total = int(records["mask_path"].notna().sum())
     with tqdm(total=total, unit="image", desc="attention", disable=not show, leave=False) as bar:
-        return summarise_attention(localise(classifier, records, progress=lambda done: move(bar, done)))
+        return summarise_attention(localise(classifier, records, progress=lambda done: move(bar, done)), records)
 
 
 def _examples(classifier: Classifier, records: pd.DataFrame, table: pd.DataFrame) -> list[tuple[str, bytes]]:

@@ -1,19 +1,16 @@
 """Calibration: what turns the network's logits into probabilities that mean what they say, fitted on validation data.
 
 Temperature and vector scaling (C. Guo et al., On calibration of modern neural networks, ICML 2017, arXiv 1706.04599)
-are kept in a bundle; isotonic regression (B. Zadrozny, C. Elkan, KDD 2002) is here to compare them with.
+are kept in a bundle.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, model_validator
 from scipy.optimize import minimize, minimize_scalar
 from scipy.special import expit, log_expit, log_softmax, logsumexp, softmax
-from sklearn.isotonic import IsotonicRegression
 
 Floats = NDArray[np.float64]
 
@@ -172,40 +169,3 @@ def _likelihood(z: Floats, targets: Floats, head: str) -> tuple[float, Floats]:
         value = -float((logsumexp(true, axis=1) - views).sum(1).mean())
         slope = softmax(true, axis=1) * (expit(z) - wanted)
     return value, np.asarray(slope / len(z))
-
-
-@dataclass(frozen=True)
-class IsotonicCalibration:
-    """A monotone map of each class's probability; a comparison only, no bundle keeps one.
-
-    Attributes:
-        maps: One a class.
-        head: `multiclass` (the mapped probabilities are divided by their sum) or `multilabel`.
-    """
-
-    maps: tuple[IsotonicRegression, ...] = field(repr=False)
-    head: str
-
-    def probabilities(self, probabilities: Floats) -> Floats:
-        """Probabilities (N, K) -> calibrated ones, (N, K)."""
-        mapped = np.column_stack([m.predict(column) for m, column in zip(self.maps, probabilities.T, strict=True)])
-        return np.asarray(mapped / mapped.sum(1, keepdims=True) if self.head == "multiclass" else mapped)
-
-
-def fit_isotonic(probabilities: Floats, targets: Floats, head: str) -> IsotonicCalibration:
-    """Isotonic regression of each class against the rest (Zadrozny and Elkan 2002).
-
-    No value goes below 1 / (N + 2) or above (N + 1) / (N + 2): N images cannot show that a probability is 0 or 1, and
-    the likelihood of a 0 would be none.
-
-    Args:
-        probabilities: Before calibration, (N, K).
-        targets: (N, K), 0 or 1.
-        head: `multiclass` or `multilabel`.
-    """
-    least = 1 / (len(probabilities) + 2)
-    maps = tuple(
-        IsotonicRegression(y_min=least, y_max=1 - least, out_of_bounds="clip").fit(column, target)
-        for column, target in zip(probabilities.T, targets.T, strict=True)
-    )
-    return IsotonicCalibration(maps, head)

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from scipy.stats import binomtest
 
 Floats = NDArray[np.float64]
 
@@ -83,130 +80,3 @@ def fit_conformal(
 def prediction_sets(probabilities: Floats, config: ConformalConfig) -> NDArray[np.bool_]:
     """Which classes are in the set of each image, (N, K) -> (N, K)."""
     return np.asarray(1 - probabilities <= np.array(config.quantiles))
-
-
-def cross_fitted_sets(
-    probabilities: Floats,
-    classes: NDArray[np.int64],
-    class_names: Sequence[str],
-    folds: NDArray[np.int64],
-    *,
-    coverage: float,
-) -> NDArray[np.bool_]:
-    """The set of each image by the quantiles of the other folds, (N, K).
-
-    Args:
-        probabilities: (N, K).
-        classes: The true classes, (N,).
-        class_names: (K,).
-        folds: Fold of each image, (N,).
-        coverage: Wanted, between 0 and 1.
-    """
-    sets = np.zeros(probabilities.shape, bool)
-    for fold in np.unique(folds):
-        held = folds == fold
-        config = fit_conformal(probabilities[~held], classes[~held], class_names, coverage=coverage, on="other folds")
-        assert config is not None  # None is for multi-label heads alone
-        sets[held] = prediction_sets(probabilities[held], config)
-    return sets
-
-
-@dataclass(frozen=True)
-class Proportion:
-    """A share of some images, with the exact binomial 95 % interval (Clopper and Pearson, Biometrika 26, 1934)."""
-
-    successes: int
-    trials: int
-
-    @property
-    def share(self) -> float | None:
-        """None where there is no image."""
-        return self.successes / self.trials if self.trials else None
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """95 %; 0 to 1 where there is no image."""
-        if not self.trials:
-            return 0.0, 1.0
-        limits = binomtest(self.successes, self.trials).proportion_ci(0.95, method="exact")
-        return float(limits.low), float(limits.high)
-
-    def against(self, wanted: float) -> str:
-        """Whether the interval lies "below" or "above" the wanted share, or the share "within" it."""
-        low, high = self.interval
-        return "below" if high < wanted else "above" if low > wanted else "within"
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain values, for JSON."""
-        return {"count": self.successes, "of": self.trials, "share": self.share, "ci": list(self.interval)}
-
-
-@dataclass(frozen=True)
-class SetCoverage:
-    """How often prediction sets held the true class, and how much they told.
-
-    Attributes:
-        overall: Of all images.
-        classes: Class name -> of its images.
-        mean_size: Classes in a set, on average.
-        singletons, empty: Sets of exactly one class, and of none.
-        certain_and_right: Of the singletons, those that are the true class.
-    """
-
-    overall: Proportion
-    classes: dict[str, Proportion]
-    mean_size: float
-    singletons: Proportion
-    empty: Proportion
-    certain_and_right: Proportion
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain values, for JSON."""
-        return {
-            "overall": self.overall.to_dict(),
-            "classes": {name: value.to_dict() for name, value in self.classes.items()},
-            "mean_size": self.mean_size,
-            "singletons": self.singletons.to_dict(),
-            "empty": self.empty.to_dict(),
-            "certain_and_right": self.certain_and_right.to_dict(),
-        }
-
-
-def set_coverage(sets: NDArray[np.bool_], classes: NDArray[np.int64], class_names: Sequence[str]) -> SetCoverage:
-    """Measure prediction sets on images that did not set their quantiles.
-
-    Args:
-        sets: (N, K), N at least 1.
-        classes: The true classes, (N,).
-        class_names: (K,).
-    """
-    held = sets[np.arange(len(classes)), classes]
-    sizes = sets.sum(1)
-
-    def proportion(of: NDArray[np.bool_]) -> Proportion:
-        return Proportion(int(of.sum()), len(of))
-
-    return SetCoverage(
-        overall=proportion(held),
-        classes={name: proportion(held[classes == index]) for index, name in enumerate(class_names)},
-        mean_size=float(sizes.mean()),
-        singletons=proportion(sizes == 1),
-        empty=proportion(sizes == 0),
-        certain_and_right=proportion(held[sizes == 1]),
-    )
-
-
-def no_result_reason(chosen: NDArray[np.bool_], class_names: Sequence[str], coverage: float) -> str | None:
-    """Why a prediction set is no answer, in words; None where it is one class.
-
-    Args:
-        chosen: The set of one image, (K,).
-        class_names: (K,).
-        coverage: The set's, as in `ConformalConfig`.
-    """
-    names = [name for name, inside in zip(class_names, chosen, strict=True) if inside]
-    if len(names) == 1:
-        return None
-    if not names:
-        return f"at {coverage:.0%} coverage no class fits: the image is unlike the calibration images of each"
-    return f"at {coverage:.0%} coverage {len(names)} classes remain: {', '.join(names)}"

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
-from scipy.special import logsumexp
 from scipy.stats import norm
 
 from pesi.errors import BundleError, DataError
@@ -135,14 +134,6 @@ def novelty_score(features: NDArray[np.float32], statistics: NoveltyStatistics) 
     outside = np.maximum((x**2).sum(1) - (along**2).sum(1), 0)
     inside = (along**2 / statistics.variances.astype(np.float64)).sum(1)
     return np.asarray((inside + outside / statistics.residual) / x.shape[1])
-
-
-def energy(logits: NDArray) -> Floats:
-    """Energy of images' logits (N, V, K), averaged over the views, (N,): higher is stranger (Liu et al., NeurIPS 2020).
-
-    A second number, and no gate: on three classes it hardly tells a cat from a naevus (benchmarks/novelty).
-    """
-    return np.asarray(-logsumexp(logits.astype(np.float64), axis=2).mean(axis=1))
 
 
 def novelty_threshold(scores: Mapping[str, Floats], *, refused_share: float = REFUSED_SHARE) -> float:

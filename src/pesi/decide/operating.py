@@ -12,8 +12,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel
-from scipy.stats import binomtest
-from sklearn.metrics import roc_curve
+
+from pesi.stats.intervals import bootstrap_weights, units, wilson_interval
+from pesi.stats.metrics import Curve, curve
 
 Floats = NDArray[np.float64]
 Interval = tuple[float, float]
@@ -22,7 +23,6 @@ Criterion = Literal["sensitivity", "specificity"]
 SENSITIVITIES: tuple[float, ...] = (0.80, 0.90, 0.95)
 SPECIFICITIES: tuple[float, ...] = (0.90, 0.95)
 
-_CHUNK = 4_000_000  # weights held at a time
 _ROUNDING = 1e-9  # of counts: 0.9 * 30 is not 27 in floating point
 
 
@@ -54,6 +54,7 @@ def threshold_at(
     on: str,
     rng: np.random.Generator | None = None,
     replicates: int = 1000,
+    groups: NDArray | None = None,
 ) -> Threshold:
     """The threshold for a wanted sensitivity (the highest that reaches it) or specificity (the lowest).
 
@@ -65,28 +66,26 @@ def threshold_at(
         class_name, on: For the record.
         rng: For the intervals; None: none are computed.
         replicates: Bootstrap resamples of `expected_rates`.
+        groups: Group of each image, (N,), for the intervals.
 
     Raises:
         ValueError: There are no positives or no negatives.
     """
     if labels.all() or not labels.any():
         raise ValueError(f"Class {class_name!r} needs images with and without it to set a threshold.")
-    false_positive, true_positive, thresholds = roc_curve(labels, scores, drop_intermediate=False)
-    if criterion == "sensitivity":
-        index = int(np.argmax(true_positive >= wanted - _ROUNDING))
-    else:
-        index = int(np.flatnonzero(1 - false_positive >= wanted - _ROUNDING)[-1])
-    # Index 0 calls nothing: just above the highest score, where roc_curve has infinity, which JSON has not.
-    value = float(thresholds[index]) if index else float(np.nextafter(scores.max(), np.inf))
+    c = curve(labels, scores)
+    index = int(_reached(c, criterion, wanted)[0])
+    # Index 0 calls nothing: just above the highest score, where the curve has infinity, which JSON has not.
+    value = float(c.thresholds[index]) if index else float(np.nextafter(scores.max(), np.inf))
     sensitivity, specificity = (None, None) if rng is None else expected_rates(
-        criterion, wanted, labels, scores, rng=rng, replicates=replicates
+        criterion, wanted, labels, scores, rng=rng, replicates=replicates, groups=groups
     )  # fmt: skip
     return Threshold(
         name=f"{criterion}_{wanted:.2f}",
         class_name=class_name,
         value=value,
-        sensitivity=float(true_positive[index]),
-        specificity=float(1 - false_positive[index]),
+        sensitivity=float(c.true_positives[0, index] / c.positives[0]),
+        specificity=float(1 - c.false_positives[0, index] / c.negatives[0]),
         how=f"{'highest' if criterion == 'sensitivity' else 'lowest'} threshold with {criterion} >= {wanted:.2f} on "
         f"{on}: {int(labels.sum())} with and {int((~labels).sum())} without",
         sensitivity_interval=sensitivity,
@@ -95,14 +94,23 @@ def threshold_at(
 
 
 def operating_points(
-    labels: NDArray[np.bool_], scores: Floats, *, class_name: str, on: str, rng: np.random.Generator | None = None
+    labels: NDArray[np.bool_],
+    scores: Floats,
+    *,
+    class_name: str,
+    on: str,
+    rng: np.random.Generator | None = None,
+    groups: NDArray | None = None,
 ) -> tuple[Threshold, ...]:
     """The class's thresholds at `SENSITIVITIES` and at `SPECIFICITIES`; none where only one of the two kinds occurs."""
     if labels.all() or not labels.any():
         return ()
     wanted: list[tuple[Criterion, float]] = [("sensitivity", value) for value in SENSITIVITIES]
     wanted += [("specificity", value) for value in SPECIFICITIES]
-    return tuple(threshold_at(c, value, labels, scores, class_name=class_name, on=on, rng=rng) for c, value in wanted)
+    return tuple(
+        threshold_at(c, value, labels, scores, class_name=class_name, on=on, rng=rng, groups=groups)
+        for c, value in wanted
+    )
 
 
 def expected_rates(
@@ -113,6 +121,7 @@ def expected_rates(
     *,
     rng: np.random.Generator,
     replicates: int = 1000,
+    groups: NDArray | None = None,
 ) -> tuple[Interval | None, Interval | None]:
     """What sensitivity and specificity to expect on new images of a threshold set on images like these.
 
@@ -124,57 +133,40 @@ def expected_rates(
         criterion, wanted, labels, scores: As for `threshold_at`.
         rng: The generator.
         replicates: Resamples.
+        groups: Group of each image, (N,), drawn as a whole; None: each image is drawn by itself.
 
     Returns:
-        Intervals of sensitivity and specificity; None where one image is all there is of a kind. A rate that no
-        resample moves has Wilson's interval.
+        Intervals of sensitivity and specificity; None where one image, or group, is all there is of a kind. A rate that
+        no resample moves has Wilson's interval.
     """
-    order = np.argsort(-scores, kind="stable")
-    truth = labels[order]
-    ends = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)  # the last image of each distinct score
-    positives, negatives = np.flatnonzero(truth), np.flatnonzero(~truth)
     rates: list[Floats] = []
-    step = max(1, _CHUNK // len(order))
-    for start in range(0, replicates, step):
-        rows = min(step, replicates - start)
-        weights = np.zeros((rows, len(order)), np.int32)
-        for members in (positives, negatives):
-            weights[:, members] = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), size=rows)
-        true, false = _counts(weights, truth, ends)
-        if criterion == "sensitivity":
-            chosen = np.argmax(true >= wanted * len(positives) - _ROUNDING, axis=1)
-        else:
-            # Only scores of the resample can be thresholds: those between them would have looked at the others.
-            present = np.diff(np.cumsum(weights, axis=1)[:, ends], axis=1, prepend=0) > 0
-            allowed = (false <= (1 - wanted) * len(negatives) + _ROUNDING) & np.pad(
-                present, ((0, 0), (1, 0)), constant_values=True
-            )
-            chosen = allowed.shape[1] - 1 - np.argmax(allowed[:, ::-1], axis=1)
-        left = (weights == 0).astype(np.int32)
-        true, false = _counts(left, truth, ends)
-        row = np.arange(rows)
+    for weights in bootstrap_weights(labels, replicates, rng, groups=groups):
+        chosen = _reached(curve(labels, scores, weights), criterion, wanted)
+        left, row = curve(labels, scores, weights == 0), np.arange(len(weights))
         with np.errstate(invalid="ignore"):  # 0 / 0 where the resample left no positive, or no negative, out
-            rates.append(np.stack([true[row, chosen] / true[:, -1], 1 - false[row, chosen] / false[:, -1]]))
+            found = left.true_positives[row, chosen] / left.positives
+            rates.append(np.stack([found, 1 - left.false_positives[row, chosen] / left.negatives]))
     sensitivity, specificity = np.hstack(rates)
-    return _middle(sensitivity, len(positives)), _middle(specificity, len(negatives))
+    return _middle(sensitivity, units(groups, labels)), _middle(specificity, units(groups, ~labels))
 
 
-def _counts(weights: NDArray, truth: NDArray[np.bool_], ends: NDArray) -> tuple[NDArray, NDArray]:
-    """True and false positives at each distinct score, from "above every score" downwards, (R, D + 1) each."""
-    start = ((0, 0), (1, 0))
-    true = np.pad(np.cumsum(weights * truth, axis=1)[:, ends], start)
-    false = np.pad(np.cumsum(weights * ~truth, axis=1)[:, ends], start)
-    return true, false
+def _reached(c: Curve, criterion: Criterion, wanted: float) -> NDArray[np.int64]:
+    """Index of each row's threshold, (R,): the highest for a wanted sensitivity, the lowest for a specificity."""
+    if criterion == "sensitivity":
+        return np.asarray(np.argmax(c.true_positives >= wanted * c.positives[:, None] - _ROUNDING, axis=1))
+    # Only scores of the row's own images can be thresholds: those between them would have looked at the others.
+    present = np.diff(c.called, axis=1, prepend=-1) > 0
+    allowed = present & (c.false_positives <= (1 - wanted) * c.negatives[:, None] + _ROUNDING)
+    return np.asarray(allowed.shape[1] - 1 - np.argmax(allowed[:, ::-1], axis=1))
 
 
-def _middle(values: Floats, images: int) -> Interval | None:
+def _middle(values: Floats, count: int) -> Interval | None:
     """The middle 95 % of rates; where all are the same, Wilson's interval of as many images as were left out."""
     values = values[np.isfinite(values)]
     if not len(values):
         return None
     low, high = (float(np.quantile(values, q)) for q in (0.025, 0.975))
     if low == high:
-        left_out = max(1, round(images / math.e))
-        found = binomtest(round(low * left_out), left_out).proportion_ci(method="wilson")
-        low, high = float(found.low), float(found.high)
+        left_out = max(1, round(count / math.e))
+        low, high = wilson_interval(round(low * left_out), left_out)
     return low, high

@@ -9,10 +9,10 @@ from typing import Annotated, Literal
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError, model_validator
-from scipy.stats import binomtest
 
 from pesi.decide.operating import Floats, Interval, threshold_at
 from pesi.errors import RecipeError
+from pesi.stats.intervals import share_interval
 
 Criterion = Literal["specificity", "sensitivity", "rest"]
 
@@ -143,7 +143,9 @@ def triage_of(levels: tuple[TriageLevel, ...], scores: Floats) -> NDArray[np.int
     return np.asarray(np.argmax(reached, axis=1), np.int64)
 
 
-def fit_triage(rule: TriageRule, malignant: NDArray[np.bool_], scores: Floats, *, on: str) -> tuple[TriageLevel, ...]:
+def fit_triage(
+    rule: TriageRule, malignant: NDArray[np.bool_], scores: Floats, *, on: str, groups: NDArray | None = None
+) -> tuple[TriageLevel, ...]:
     """The rule's thresholds, set on validation data, with what came to each level there.
 
     A level by specificity is raised to the first level by sensitivity where it lies below it, so thresholds never rise
@@ -154,6 +156,7 @@ def fit_triage(rule: TriageRule, malignant: NDArray[np.bool_], scores: Floats, *
         malignant: The truth, (N,).
         scores: Malignant probability, (N,).
         on: What the data were, for the record.
+        groups: Group of each image, (N,), for the intervals.
 
     Returns:
         Levels from the most to the least urgent, the last at 0; none where no image or every image is malignant.
@@ -174,16 +177,14 @@ def fit_triage(rule: TriageRule, malignant: NDArray[np.bool_], scores: Floats, *
         found.insert(0, level)
     levels = tuple(found)
     reached = triage_of(levels, scores)
-    return tuple(
-        level.model_copy(update=_evidence(malignant[reached == i], len(scores))) for i, level in enumerate(levels)
-    )
+    return tuple(level.model_copy(update=_evidence(malignant, reached == i, groups)) for i, level in enumerate(levels))
 
 
-def _evidence(malignant: NDArray[np.bool_], total: int) -> dict[str, object]:
-    """What came to a level: `malignant` is the truth of the images there."""
-    images, bad = len(malignant), int(malignant.sum())
-    evidence: dict[str, object] = {"images": images, "share": images / total, "malignant": bad}
+def _evidence(malignant: NDArray[np.bool_], inside: NDArray[np.bool_], groups: NDArray | None) -> dict[str, object]:
+    """What came to a level: the images `inside`, (N,)."""
+    images, bad = int(inside.sum()), int(malignant[inside].sum())
+    evidence: dict[str, object] = {"images": images, "share": images / len(inside), "malignant": bad}
     if images:
-        found = binomtest(bad, images).proportion_ci(method="wilson")
-        evidence |= {"malignant_share": bad / images, "malignant_interval": (float(found.low), float(found.high))}
+        interval = share_interval(malignant[inside], None if groups is None else groups[inside])
+        evidence |= {"malignant_share": bad / images, "malignant_interval": interval}
     return evidence

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from pesi.decide.calibration import calibrated_probabilities
 from pesi.decide.operating import Threshold
 from pesi.predict.classifier import Classifier
 from pesi.stats import metrics
-from pesi.stats.intervals import bootstrap, percentile_interval, wilson_interval
+from pesi.stats.intervals import Estimate, bootstrap, mean_interval, percentile_interval, share_interval, units
 from pesi.stats.paired import FEW
 
 Floats = NDArray[np.float64]
@@ -23,26 +23,19 @@ _LEAST_OF_A_CLASS = 2  # images with and without a class, below which its AUC me
 _CALL_SENSITIVITY = 0.90  # the bundle's threshold nearest to this one makes the call
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A value and its 95 % interval."""
+class Share(NamedTuple):
+    """A proportion, `count` of `of`, and its 95 % interval (Wilson)."""
 
     value: float
     low: float
     high: float
+    count: int
+    of: int
 
     @property
     def interval(self) -> tuple[float, float]:
         """Low and high."""
         return self.low, self.high
-
-
-@dataclass(frozen=True)
-class Share(Estimate):
-    """A proportion, `count` of `of`, and its 95 % interval (Wilson)."""
-
-    count: int
-    of: int
 
 
 @dataclass(frozen=True)
@@ -96,6 +89,8 @@ class AnswerChange:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, Estimate | Share):
+        return value._asdict()
     return {name: _plain(part) for name, part in vars(value).items()} if hasattr(value, "__dict__") else value
 
 
@@ -135,6 +130,7 @@ def compare_answers(
     *,
     replicates: int,
     rng: np.random.Generator,
+    groups: NDArray | None = None,
 ) -> AnswerChange:
     """Compare the answers to the same images.
 
@@ -144,21 +140,22 @@ def compare_answers(
         before, after: Probabilities, (N, K).
         replicates: Bootstrap resamples, stratified by class.
         rng: Of the bootstrap.
+        groups: Patient or lesion of each image, (N,), drawn as a whole.
     """
     shift, calls = None, None
     several = classifier.config.task.head == "multilabel"
     flipped = ((before >= 0.5) != (after >= 0.5)).any(1) if several else before.argmax(1) != after.argmax(1)
     was, now = classifier.malignant_probability(before), classifier.malignant_probability(after)
     if was is not None and now is not None:
-        shift = mean_estimate(now - was, classes, replicates=replicates, rng=rng)
+        shift = mean_interval(now - was, classes, replicates=replicates, rng=rng, groups=groups)
     if (threshold := call_threshold(classifier)) is not None:
         column = classifier.config.outputs.index(threshold.class_name)
-        calls = _share((before[:, column] >= threshold.value) != (after[:, column] >= threshold.value))
+        calls = _share((before[:, column] >= threshold.value) != (after[:, column] >= threshold.value), groups)
     return AnswerChange(
         images=len(classes),
-        auc=_auc_changes(classifier, classes, before, after, replicates, rng),
+        auc=_auc_changes(classifier, classes, before, after, replicates, rng, groups),
         answer="diagnoses called" if several else "most probable diagnosis",
-        class_flips=_share(flipped),
+        class_flips=_share(flipped, groups),
         call_flips=calls,
         malignant_shift=shift,
         before=before,
@@ -173,6 +170,7 @@ def _auc_changes(
     after: Floats,
     replicates: int,
     rng: np.random.Generator,
+    groups: NDArray | None,
 ) -> dict[str, AucChange]:
     """Change of the AUC of each scored class that has enough images, and of their mean where all have."""
     task, outputs = classifier.task, classifier.config.outputs
@@ -192,9 +190,9 @@ def _auc_changes(
         return values
 
     points = statistics(np.ones((1, len(classes)), np.int32))
-    draws = bootstrap(statistics, classes, replicates=replicates, rng=rng)
+    draws = bootstrap(statistics, classes, replicates=replicates, rng=rng, groups=groups)
     names = [key.removeprefix("after ") for key in points if key.startswith("after ")]
-    of_few = {name for name in enough if min(labels[name].sum(), (~labels[name]).sum()) < FEW}
+    of_few = {name for name in enough if min(units(groups, labels[name]), units(groups, ~labels[name])) < FEW}
     of_few |= {"mean"} if of_few else set()
     changes = {}
     for name in names:
@@ -208,16 +206,9 @@ def _auc_changes(
     return changes
 
 
-def mean_estimate(values: Floats, strata: NDArray, *, replicates: int, rng: np.random.Generator) -> Estimate:
-    """Mean of values (N,) and its 95 % bootstrap interval, stratified."""
-    draws = bootstrap(lambda w: {"mean": metrics.weighted_mean(values, w)}, strata, replicates=replicates, rng=rng)
-    return Estimate(float(values.mean()), *percentile_interval(draws["mean"]))
-
-
 def _interval_of(point: Floats, draws: Floats) -> Estimate:
     return Estimate(float(point[0]), *percentile_interval(draws))
 
 
-def _share(changed: NDArray[np.bool_]) -> Share:
-    count, of = int(changed.sum()), len(changed)
-    return Share(count / of, *wilson_interval(count, of), count, of)
+def _share(changed: NDArray[np.bool_], groups: NDArray | None) -> Share:
+    return Share(float(changed.mean()), *share_interval(changed, groups), int(changed.sum()), len(changed))

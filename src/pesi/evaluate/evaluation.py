@@ -14,7 +14,7 @@ from pesi.bundle.files import Measured
 from pesi.datasets.splits import repeated_groups
 from pesi.errors import DataError
 from pesi.stats import metrics
-from pesi.stats.intervals import bootstrap, newcombe_interval, percentile_interval, wilson_interval
+from pesi.stats.intervals import bootstrap, newcombe_interval, percentile_interval, units, wilson_interval
 from pesi.stats.paired import FEW, PairedResult, delong, paired_bootstrap
 from pesi.taxonomy import Task
 
@@ -50,7 +50,7 @@ class Aligned:
 
     def units(self, chosen: NDArray[np.bool_]) -> int:
         """How many of what the bootstrap draws are among the chosen images, (N,)."""
-        return int(chosen.sum() if self.groups is None else len(np.unique(self.groups[chosen])))
+        return units(self.groups, chosen)
 
     def column(self, name: str) -> Floats:
         """Probabilities of one class, (N,)."""

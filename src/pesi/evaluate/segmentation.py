@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
+from pesi.datasets.splits import repeated_groups
 from pesi.errors import DataError
 from pesi.files import write_json, write_text
 from pesi.images.decode import decode_image, image_size
@@ -98,11 +100,22 @@ class SegmentationEvaluation:
         write_json(Path(folder) / "metrics.json", self.to_dict() | provenance)
 
 
-def score_images(per_image: pd.DataFrame, *, replicates: int = 2000, seed: int = 0) -> SegmentationEvaluation:
-    """Means over a table of one row an image, with bootstrap 95 % intervals; see `SegmentationEvaluation`."""
+def score_images(
+    per_image: pd.DataFrame, *, replicates: int = 2000, seed: int = 0, groups: NDArray | None = None
+) -> SegmentationEvaluation:
+    """Means over a table of one row an image, with bootstrap 95 % intervals; see `SegmentationEvaluation`.
+
+    Args:
+        per_image: The table.
+        replicates, seed: Of the bootstrap.
+        groups: Patient or lesion of each image, (N,), drawn as a whole.
+    """
     scores = {
         name: mean_interval(
-            per_image[name].to_numpy(np.float64), replicates=replicates, rng=np.random.default_rng(seed)
+            per_image[name].to_numpy(np.float64),
+            replicates=replicates,
+            rng=np.random.default_rng(seed),
+            groups=groups,
         )
         for name in SCORES
     }
@@ -150,4 +163,4 @@ def evaluate_segmenter(
         )
         if progress:
             progress(len(rows))
-    return score_images(pd.DataFrame(rows), replicates=replicates, seed=seed)
+    return score_images(pd.DataFrame(rows), replicates=replicates, seed=seed, groups=repeated_groups(masked))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import cv2
@@ -11,17 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pesi.evaluate.answer_change import (
-    AnswerChange,
-    Estimate,
-    compare_answers,
-    mean_estimate,
-    single_view_probabilities,
-)
+from pesi.evaluate.answer_change import AnswerChange, compare_answers, single_view_probabilities
 from pesi.images.perturb import PERTURBATIONS, Perturbation, Perturbed
 from pesi.images.transforms import normalise, resize, to_tensor
 from pesi.images.views import VIEWS, cut_views
 from pesi.predict.classifier import Classifier
+from pesi.stats.intervals import Estimate, mean_interval
 
 Floats = NDArray[np.float64]
 Progress = Callable[[str, int, int], None]
@@ -51,6 +46,10 @@ class MassShift:
     after: float
     shift: Estimate
     area: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return vars(self) | {"shift": self.shift._asdict()}
 
 
 @dataclass(frozen=True)
@@ -87,8 +86,8 @@ class StressResult:
             "without_mask": self.without_mask,
             "nothing_to_change": self.nothing_to_change,
             "answers": self.answers.to_dict() if self.answers is not None else None,
-            "cam_mass": asdict(self.cam_mass) if self.cam_mass is not None else None,
-            "attention_mass": asdict(self.attention_mass) if self.attention_mass is not None else None,
+            "cam_mass": self.cam_mass.to_dict() if self.cam_mass is not None else None,
+            "attention_mass": self.attention_mass.to_dict() if self.attention_mass is not None else None,
         }
 
 
@@ -102,6 +101,7 @@ def stress_test(
     perturbations: Sequence[Perturbation] = PERTURBATIONS,
     seed: int = 0,
     replicates: int = 1000,
+    groups: NDArray | None = None,
     progress: Progress | None = None,
 ) -> list[StressResult]:
     """Change images, predict them again and compare, image by image, with the unchanged ones.
@@ -117,6 +117,7 @@ def stress_test(
         perturbations: Which changes.
         seed: Of the artefacts and the bootstrap.
         replicates: Bootstrap resamples, stratified by class.
+        groups: Patient or lesion of each image, (N,), drawn as a whole.
         progress: Told what is done.
 
     Returns:
@@ -146,15 +147,27 @@ def stress_test(
         kept = np.array(list(made), np.int64)
         after = single_view_probabilities(classifier, [each.image for each in made.values()])
         rng = np.random.default_rng([seed, number])
-        answers = compare_answers(classifier, classes[kept], before[kept], after, replicates=replicates, rng=rng)
+        drawing = _Drawing(classes[kept], replicates, rng, None if groups is None else groups[kept])
+        answers = compare_answers(
+            classifier, classes[kept], before[kept], after, replicates=replicates, rng=rng, groups=drawing.groups
+        )
         cam, attention = None, None
         if perturbation.group == "paste" and maps_fit:
             plain = plain or dict(enumerate(maps_of(classifier, images, called)))
-            cam, attention = _mass_shifts(classifier, made, called[kept], plain, classes[kept], replicates, rng)
+            cam, attention = _mass_shifts(classifier, made, called[kept], plain, drawing)
         results.append(StressResult(perturbation, without_mask, nothing, answers, cam, attention))
     if progress:
         progress("stress tests", len(perturbations), len(perturbations))
     return results
+
+
+class _Drawing(NamedTuple):
+    """What the bootstrap of the changed images takes."""
+
+    classes: NDArray[np.int64]
+    replicates: int
+    rng: np.random.Generator
+    groups: NDArray | None
 
 
 def _mass_shifts(
@@ -162,9 +175,7 @@ def _mass_shifts(
     made: dict[int, Perturbed],
     called: NDArray[np.int64],
     plain: dict[int, Maps],
-    classes: NDArray[np.int64],
-    replicates: int,
-    rng: np.random.Generator,
+    drawing: _Drawing,
 ) -> tuple[MassShift | None, MassShift | None]:
     """Of the class activation map and of the Pesi attention, for the class `called` before, (N,)."""
     size = classifier.config.preprocess.size
@@ -183,7 +194,9 @@ def _mass_shifts(
             results.append(None)
             continue
         old, new, areas = np.array(triples).T
-        shift = mean_estimate(new - old, classes, replicates=replicates, rng=rng)
+        shift = mean_interval(
+            new - old, drawing.classes, replicates=drawing.replicates, rng=drawing.rng, groups=drawing.groups
+        )
         results.append(MassShift(float(old.mean()), float(new.mean()), shift, float(areas.mean())))
     return results[0], results[1]
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pesi.evaluate.subgroup_attributes import Attribute
-from pesi.stats.intervals import bootstrap, newcombe_interval, percentile_interval, wilson_interval
+from pesi.stats.intervals import bootstrap, newcombe_interval, percentile_interval, share_interval, units
 from pesi.stats.metrics import auc, curve
 
 Floats = NDArray[np.float64]
@@ -104,6 +104,7 @@ def measure_subgroups(
     rng: np.random.Generator,
     smallest: int = 10,
     replicates: int = 1000,
+    groups: NDArray | None = None,
 ) -> tuple[AttributeScores, ...]:
     """Score every group of every attribute for every target, and test each attribute's gap.
 
@@ -113,6 +114,7 @@ def measure_subgroups(
         rng: Of the bootstrap and the permutations.
         smallest: A group with fewer positives or fewer negatives is scored but not compared.
         replicates: Bootstrap resamples, and permutations.
+        groups: Patient or lesion of each image, (N,), drawn and exchanged as a whole; `smallest` counts these.
 
     Returns:
         One entry a target and attribute, targets outermost.
@@ -120,12 +122,12 @@ def measure_subgroups(
     results = []
     for target in targets:
         for attribute in attributes:
-            groups = tuple(
-                _group_scores(target, attribute.members == index, name, smallest, replicates, rng)
+            scored = tuple(
+                _group_scores(target, attribute.members == index, name, smallest, replicates, rng, groups)
                 for index, name in enumerate(attribute.groups)
             )
-            gap = _gap(target, attribute, groups, replicates, rng)
-            results.append(AttributeScores(attribute.name, target.name, groups, gap))
+            gap = _gap(target, attribute, scored, replicates, rng, groups)
+            results.append(AttributeScores(attribute.name, target.name, scored, gap))
     tested = [result.gap for result in results if result.gap is not None]
     adjusted = iter(holm([gap.p_value for gap in tested]))
     return tuple(
@@ -151,11 +153,13 @@ def permutation_p_value(
     *,
     permutations: int,
     rng: np.random.Generator,
+    groups: NDArray | None = None,
 ) -> float:
     """p-value of the gap between the best and the worst AUC, were membership nothing to do with the scores.
 
     The images with the class exchange their groups among themselves, and so do those without it: every group keeps its
-    counts, and only the scores that it got are drawn anew.
+    counts, and only the scores that it got are drawn anew. Images of one patient or lesion, class and group of the
+    attribute move together.
 
     Args:
         labels: (N,).
@@ -163,7 +167,10 @@ def permutation_p_value(
         members: Group of each image, (N,); each group has positives and negatives.
         permutations: How many.
         rng: The generator.
+        groups: Patient or lesion of each image, (N,); None: each image moves by itself.
     """
+    moving = np.arange(len(labels)) if groups is None else groups
+    _, first, unit = np.unique(np.stack([moving, labels, members]), axis=1, return_index=True, return_inverse=True)
 
     def gaps(codes: NDArray[np.int64]) -> Floats:
         areas = [auc(curve(labels, scores, codes == group)) for group in np.unique(members)]
@@ -172,15 +179,20 @@ def permutation_p_value(
     observed = gaps(members[None])[0]
     extreme, step = 0, max(1, _CHUNK // len(members))
     for start in range(0, permutations, step):
-        codes = np.tile(members, (min(step, permutations - start), 1))
-        for part in (labels, ~labels):
+        codes = np.tile(members[first], (min(step, permutations - start), 1))
+        for part in (labels[first], ~labels[first]):
             codes[:, part] = rng.permuted(codes[:, part], axis=1)
-        extreme += int(np.sum(gaps(codes) >= observed - 1e-12))
+        extreme += int(np.sum(gaps(codes[:, unit]) >= observed - 1e-12))
     return (1 + extreme) / (1 + permutations)
 
 
 def auc_interval(
-    labels: NDArray[np.bool_], scores: Floats, *, replicates: int, rng: np.random.Generator
+    labels: NDArray[np.bool_],
+    scores: Floats,
+    *,
+    replicates: int,
+    rng: np.random.Generator,
+    groups: NDArray | None = None,
 ) -> tuple[float, float, float]:
     """AUC and its 95 % interval: stratified bootstrap; Newcombe's where the classes are wholly apart.
 
@@ -188,37 +200,50 @@ def auc_interval(
     """
     area = float(auc(curve(labels, scores))[0])
     if 0 < area < 1:
-        draws = bootstrap(lambda w: {"auc": auc(curve(labels, scores, w))}, labels, replicates=replicates, rng=rng)
+        draws = bootstrap(
+            lambda w: {"auc": auc(curve(labels, scores, w))}, labels, replicates=replicates, rng=rng, groups=groups
+        )
         return area, *percentile_interval(draws["auc"])
-    return area, *newcombe_interval(area, int(labels.sum()), int((~labels).sum()))
+    return area, *newcombe_interval(area, units(groups, labels), units(groups, ~labels))
 
 
 def _group_scores(
-    target: Target, chosen: NDArray[np.bool_], name: str, smallest: int, replicates: int, rng: np.random.Generator
+    target: Target,
+    chosen: NDArray[np.bool_],
+    name: str,
+    smallest: int,
+    replicates: int,
+    rng: np.random.Generator,
+    groups: NDArray | None,
 ) -> GroupScores:
     labels, scores = target.labels[chosen], target.scores[chosen]
+    own = None if groups is None else groups[chosen]
     positives = int(labels.sum())
     negatives = len(labels) - positives
     area, low, high = (
-        auc_interval(labels, scores, replicates=replicates, rng=rng) if positives and negatives else (None, 0.0, 1.0)
+        auc_interval(labels, scores, replicates=replicates, rng=rng, groups=own)
+        if positives and negatives
+        else (None, 0.0, 1.0)
     )
     predicted = float(scores.mean())
-    share_low, share_high = wilson_interval(positives, len(labels))
-    found = passed = None
-    if target.threshold is not None:
-        called = scores >= target.threshold
-        found, passed = int(called[labels].sum()), int((~called[~labels]).sum())
+    share_low, share_high = share_interval(labels, own)
+    rates: list[tuple[float | None, Interval | None]] = []
+    for right, of in ((scores >= (target.threshold or 0.0), labels), (scores < (target.threshold or 0.0), ~labels)):
+        if target.threshold is None or not of.any():
+            rates.append((None, None))
+        else:
+            rates.append((float(right[of].mean()), share_interval(right[of], None if own is None else own[of])))
     return GroupScores(
         name=name,
         images=len(labels),
         positives=positives,
-        small=min(positives, negatives) < smallest,
+        small=min(units(own, labels), units(own, ~labels)) < smallest,
         auc=area,
         auc_ci=None if area is None else (low, high),
-        sensitivity=found / positives if found is not None and positives else None,
-        sensitivity_ci=wilson_interval(found, positives) if found is not None and positives else None,
-        specificity=passed / negatives if passed is not None and negatives else None,
-        specificity_ci=wilson_interval(passed, negatives) if passed is not None and negatives else None,
+        sensitivity=rates[0][0],
+        sensitivity_ci=rates[0][1],
+        specificity=rates[1][0],
+        specificity_ci=rates[1][1],
         calibration=predicted - positives / len(labels),
         # By the observed share's interval: a bootstrap of a group without positives would have no width.
         calibration_ci=(predicted - share_high, predicted - share_low),
@@ -226,9 +251,14 @@ def _group_scores(
 
 
 def _gap(
-    target: Target, attribute: Attribute, groups: Sequence[GroupScores], replicates: int, rng: np.random.Generator
+    target: Target,
+    attribute: Attribute,
+    scored: Sequence[GroupScores],
+    replicates: int,
+    rng: np.random.Generator,
+    groups: NDArray | None,
 ) -> Gap | None:
-    compared = [(g.auc, g.auc_ci, index) for index, g in enumerate(groups) if not g.small and g.auc is not None]
+    compared = [(g.auc, g.auc_ci, index) for index, g in enumerate(scored) if not g.small and g.auc is not None]
     if len(compared) < 2:
         return None
     best, worst = max(compared, key=lambda entry: entry[0]), min(compared, key=lambda entry: entry[0])
@@ -236,7 +266,12 @@ def _gap(
         worst = next(entry for entry in compared if entry[2] != best[2])
     kept = np.isin(attribute.members, [index for *_, index in compared])
     p_value = permutation_p_value(
-        target.labels[kept], target.scores[kept], attribute.members[kept], permutations=replicates, rng=rng
+        target.labels[kept],
+        target.scores[kept],
+        attribute.members[kept],
+        permutations=replicates,
+        rng=rng,
+        groups=None if groups is None else groups[kept],
     )
     difference = best[0] - worst[0]
     # From the two groups' own intervals, as even an AUC of 1 has one (G. Y. Zou, A. Donner, Stat. Med. 27, 2008).
@@ -245,4 +280,4 @@ def _gap(
         difference - math.hypot(best[0] - best_low, worst_high - worst[0]),
         difference + math.hypot(best_high - best[0], worst[0] - worst_low),
     )
-    return Gap(groups[best[2]].name, groups[worst[2]].name, difference, interval, p_value, p_value)
+    return Gap(scored[best[2]].name, scored[worst[2]].name, difference, interval, p_value, p_value)

@@ -79,6 +79,7 @@ def fit_decisions(
     training_features: NDArray[np.float32] | None = None,
     novelty: NoveltyStatistics | None = None,
     seed: int = 0,
+    groups: NDArray | None = None,
 ) -> Decisions:
     """The config with calibration, thresholds, triage, prediction sets and novelty threshold set on labelled images.
 
@@ -94,6 +95,7 @@ def fit_decisions(
             the statistics are kept as they are.
         novelty: The bundle's own statistics, if it has any.
         seed: Of the thresholds' bootstrap intervals.
+        groups: Patient or lesion of each image, (N,) (`repeated_groups`), which these intervals draw as a whole.
 
     Raises:
         DataError: There are no images.
@@ -114,10 +116,10 @@ def fit_decisions(
     thresholds: list[Threshold] = []
     for name in task.scored_names:
         scores = probabilities[:, names.index(name)]
-        thresholds += operating_points(labels[name], scores, class_name=name, on=on, rng=rng)
+        thresholds += operating_points(labels[name], scores, class_name=name, on=on, rng=rng, groups=groups)
     malignant = config.malignant_probability(probabilities)
     truth = np.array([bool(task.classes[index].malignant) for index in classes])
-    triage = () if malignant is None else fit_triage(rule or TriageRule(), truth, malignant, on=on)
+    triage = () if malignant is None else fit_triage(rule or TriageRule(), truth, malignant, on=on, groups=groups)
     conformal: list[ConformalConfig] = []
     for coverage in COVERAGES:
         found = fit_conformal(probabilities, classes, names, coverage=coverage, on=on, head=head)

@@ -8,10 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from pesi.stats.intervals import bootstrap, percentile_interval
+from pesi.stats.intervals import Estimate, bootstrap, percentile_interval
 
 Floats = NDArray[np.float64]
-Estimate = tuple[float, float, float]  # value, low and high end of its 95 % interval
 
 _LIMITS = 1.96  # standard deviations: 95 % of a normal distribution
 
@@ -34,7 +33,9 @@ class Agreement:
     upper: Estimate
 
 
-def agreement(a: Floats, b: Floats, *, replicates: int, rng: np.random.Generator) -> Agreement:
+def agreement(
+    a: Floats, b: Floats, *, replicates: int, rng: np.random.Generator, groups: NDArray | None = None
+) -> Agreement:
     """Agreement of two measurements of the same images, with 95 % bootstrap intervals.
 
     After J. M. Bland and D. G. Altman, Lancet 327, 1986.
@@ -43,6 +44,7 @@ def agreement(a: Floats, b: Floats, *, replicates: int, rng: np.random.Generator
         a, b: (N,), N at least 3; without NaN.
         replicates: Bootstrap resamples.
         rng: The generator.
+        groups: Group of each image, (N,), drawn as a whole.
     """
     if len(a) != len(b) or len(a) < 3:
         raise ValueError(f"Agreement needs at least three pairs, not {len(a)} and {len(b)} values.")
@@ -62,14 +64,12 @@ def agreement(a: Floats, b: Floats, *, replicates: int, rng: np.random.Generator
         }
 
     value = {name: float(v[0]) for name, v in statistics(np.ones((1, len(a)), np.int32)).items()}
-    draws = bootstrap(statistics, np.zeros(len(a)), replicates=replicates, rng=rng)
+    draws = bootstrap(statistics, np.zeros(len(a)), replicates=replicates, rng=rng, groups=groups)
     rho = draws["spearman"][~np.isnan(draws["spearman"])]  # a resample of equal values has none
     return Agreement(
         len(a),
-        None if np.isnan(value["spearman"]) else (value["spearman"], *percentile_interval(rho)),
-        (value["bias"], *percentile_interval(draws["bias"])),
-        (value["lower"], *percentile_interval(draws["lower"])),
-        (value["upper"], *percentile_interval(draws["upper"])),
+        None if np.isnan(value["spearman"]) else Estimate(value["spearman"], *percentile_interval(rho)),
+        *(Estimate(value[name], *percentile_interval(draws[name])) for name in ("bias", "lower", "upper")),
     )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, logit
 
-from pesi.stats.intervals import bootstrap, wilson_interval
+from pesi.stats.intervals import bootstrap, share_interval
 from pesi.stats.metrics import curve, weighted_mean
 
 Floats = NDArray[np.float64]
@@ -69,6 +69,7 @@ def decision_values(
     prevalences: Sequence[float] = (),
     replicates: int,
     rng: np.random.Generator,
+    groups: NDArray | None = None,
 ) -> Decision:
     """Sensitivity, specificity, predictive values and number needed to excise, with stratified-bootstrap intervals.
 
@@ -81,6 +82,7 @@ def decision_values(
         prevalences: At which the predictive values are given besides the images' own.
         replicates: Bootstrap resamples.
         rng: The generator.
+        groups: Group of each image, (N,), drawn as a whole.
 
     Raises:
         ValueError: No image, or every image, has the disease.
@@ -100,9 +102,9 @@ def decision_values(
         return values
 
     point = statistics(np.ones((1, len(labels))))
-    draws = bootstrap(statistics, labels, replicates=replicates, rng=rng)
+    draws = bootstrap(statistics, labels, replicates=replicates, rng=rng, groups=groups)
     intervals = {name: _middle(values) for name, values in draws.items()}
-    found, spared = _limits(called[labels]), _limits(~called[~labels])
+    found, spared = _limits(called, labels, groups), _limits(~called, ~labels, groups)
     stuck = {name for name in ("sensitivity", "specificity") if point[name][0] in (0, 1)}
     intervals |= {name: limits for name, limits in (("sensitivity", found), ("specificity", spared)) if name in stuck}
     if stuck:
@@ -133,10 +135,11 @@ def _prevalences(own: float, others: Sequence[float]) -> tuple[tuple[str, float]
     return ("", own), *((f"@{p:g}", p) for p in others)
 
 
-def _limits(happened: NDArray[np.bool_]) -> tuple[float, float]:
-    """Wilson's interval of a rate, (N,) -> limits; the rate lies in it in spite of rounding."""
-    low, high = wilson_interval(int(happened.sum()), len(happened))
-    return min(low, float(happened.mean())), max(high, float(happened.mean()))
+def _limits(happened: NDArray[np.bool_], of: NDArray[np.bool_], groups: NDArray | None) -> tuple[float, float]:
+    """Wilson's interval of the rate of what happened, (N,), among `of`, (N,); the rate is in it despite rounding."""
+    rate = float(happened[of].mean())
+    low, high = share_interval(happened[of], None if groups is None else groups[of])
+    return min(low, rate), max(high, rate)
 
 
 def _middle(values: Floats) -> Interval:
@@ -232,6 +235,7 @@ def decision_curve(
     prevalence: float | None = None,
     replicates: int,
     rng: np.random.Generator,
+    groups: NDArray | None = None,
 ) -> DecisionCurve:
     """Decision curve of a model against excising all and none (Vickers and Elkin 2006), with intervals.
 
@@ -245,6 +249,7 @@ def decision_curve(
         prevalence: Instead of the images' own; the scores are moved there (`at_prevalence`), too.
         replicates: Bootstrap resamples, stratified: the prevalence stays.
         rng: The generator.
+        groups: Group of each image, (N,), drawn as a whole.
 
     Raises:
         ValueError: No image, or every image, has the disease.
@@ -260,13 +265,13 @@ def decision_curve(
         return {"model": net_benefit(labels, moved, thresholds, weights, prevalence=share)}
 
     model = statistics(np.ones((1, len(labels))))["model"][0]
-    draws = bootstrap(statistics, labels, replicates=replicates, rng=rng)["model"]
+    draws = bootstrap(statistics, labels, replicates=replicates, rng=rng, groups=groups)["model"]
     band = np.quantile(draws, [0.025, 0.975], axis=0)
     for index, threshold in enumerate(thresholds):
         called = moved >= threshold
         rates = np.array([called[labels].mean(), called[~labels].mean()])
         if np.isin(rates, (0, 1)).any():
-            (found_low, found_high), (false_low, false_high) = _limits(called[labels]), _limits(called[~labels])
+            (found_low, found_high), (false_low, false_high) = (_limits(called, of, groups) for of in (labels, ~labels))
             worth = np.array([share, (1 - share) * threshold / (1 - threshold)])
             band[0, index] = model[index] - np.linalg.norm(worth * (rates - (found_low, false_high)))
             band[1, index] = model[index] + np.linalg.norm(worth * (rates - (found_high, false_low)))

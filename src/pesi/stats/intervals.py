@@ -1,18 +1,39 @@
-"""Intervals: the stratified bootstrap, Wilson's for a proportion, Newcombe's for an AUC of few images."""
+"""Intervals: the stratified bootstrap, Wilson's for a proportion, Newcombe's for an AUC of few images.
+
+Several images of one patient or lesion tell less than as many of different ones. Everything here takes `groups`, the
+number of each image's patient or lesion, (N,), as `pesi.datasets.splits.repeated_groups` gives it: the bootstrap draws
+whole groups, a closed form counts them. None: no two images share one.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 
+from pesi.stats.metrics import weighted_mean
+
 Floats = NDArray[np.float64]
 
 _CHUNK = 8_000_000  # weights held at a time
-_Z95 = 1.959963984540054
+Z95 = 1.959963984540054
+
+
+class Estimate(NamedTuple):
+    """A value and the ends of its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Low and high."""
+        return self.low, self.high
 
 
 def bootstrap_weights(
@@ -79,11 +100,42 @@ def percentile_interval(values: Floats, level: float = 0.95) -> tuple[float, flo
     return float(low), float(high)
 
 
-def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
-    """95 % interval of a proportion (E. B. Wilson, JASA 22, 1927)."""
+def units(groups: NDArray | None, chosen: NDArray[np.bool_]) -> int:
+    """How many patients or lesions the chosen images, (N,), are of; without groups, how many images."""
+    return int(chosen.sum() if groups is None else len(np.unique(groups[chosen])))
+
+
+def effective_count(happened: NDArray[np.bool_], groups: NDArray | None) -> float:
+    """How many independent images would tell a share as well as these, (N,), of which some share a group.
+
+    The images over the design effect, the variance of a share of clusters over that of as many single images (J. Rao,
+    A. Scott, Biometrics 48, 1992); never more than there are images, and where it happened to all or none, the groups.
+    """
+    count = len(happened)
+    if groups is None or not count:
+        return count
+    share = float(np.mean(happened))
+    codes = np.unique(groups, return_inverse=True)[1]
+    spread = float(np.sum(np.bincount(codes, happened - share) ** 2))
+    if share in (0, 1):
+        return int(codes.max()) + 1
+    return min(count, share * (1 - share) * count**2 / spread) if spread > 0 else count
+
+
+def share_interval(happened: NDArray[np.bool_], groups: NDArray | None = None) -> tuple[float, float]:
+    """Wilson's 95 % interval of the share of images to which something happened, (N,), by their `effective_count`."""
+    count = effective_count(happened, groups)
+    return wilson_interval(float(np.mean(happened)) * count if count else 0.0, count)
+
+
+def wilson_interval(successes: float, trials: float) -> tuple[float, float]:
+    """95 % interval of a proportion (E. B. Wilson, JASA 22, 1927).
+
+    The trials can be an effective number, which is seldom whole: scipy's `binomtest` takes none of those.
+    """
     if trials == 0:
         return 0.0, 1.0
-    z = _Z95
+    z = Z95
     p, n = successes / trials, trials
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
@@ -104,7 +156,7 @@ def _newcombe_low(area: float, positives: int, negatives: int) -> float:
 
     def excess(bound: float) -> float:
         inner = 1 + spare * (1 - bound) / (2 - bound) + spare * bound / (1 + bound)
-        return (area - bound) - _Z95 * math.sqrt(bound * (1 - bound) * inner / (positives * negatives))
+        return (area - bound) - Z95 * math.sqrt(bound * (1 - bound) * inner / (positives * negatives))
 
     if area == 0:
         return 0.0
@@ -112,9 +164,17 @@ def _newcombe_low(area: float, positives: int, negatives: int) -> float:
     return float(brentq(excess, 0.0, min(area, 1 - 1e-9)))
 
 
-def mean_interval(values: Floats, *, replicates: int, rng: np.random.Generator) -> tuple[float, float, float]:
-    """Mean of values (N,) and its 95 % bootstrap interval."""
+def mean_interval(
+    values: Floats,
+    strata: NDArray | None = None,
+    *,
+    replicates: int,
+    rng: np.random.Generator,
+    groups: NDArray | None = None,
+) -> Estimate:
+    """Mean of values (N,) and its 95 % bootstrap interval, within strata (N,) where they are given."""
+    strata = np.zeros(len(values)) if strata is None else strata
     draws = bootstrap(
-        lambda w: {"mean": w @ values / len(values)}, np.zeros(len(values)), replicates=replicates, rng=rng
+        lambda w: {"mean": weighted_mean(values, w)}, strata, replicates=replicates, rng=rng, groups=groups
     )["mean"]
-    return float(values.mean()), *percentile_interval(draws)
+    return Estimate(float(values.mean()), *percentile_interval(draws))

@@ -31,6 +31,11 @@ class Curve:
     false_positives: Floats
 
     @property
+    def called(self) -> Floats:
+        """All that is called, (R, D + 1)."""
+        return self.true_positives + self.false_positives
+
+    @property
     def positives(self) -> Floats:
         """Weight of the positives, (R,)."""
         return np.asarray(self.true_positives[:, -1])

@@ -10,10 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm, rankdata
 
-from pesi.stats.intervals import bootstrap, percentile_interval
+from pesi.stats.intervals import Z95, bootstrap, percentile_interval
 
 Floats = NDArray[np.float64]
-_Z95 = 1.959963984540054
 FEW = 10  # of 1, 3 and 5 positives, two equal classifiers would be told apart by DeLong in 73, 12 and 9 % of sets
 
 
@@ -57,19 +56,11 @@ def structural_components(labels: NDArray[np.bool_], scores: Floats) -> tuple[Fl
     return np.asarray(v10), np.asarray(v01)
 
 
-def auc_interval_delong(labels: NDArray[np.bool_], scores: Floats) -> tuple[float, float, float]:
-    """AUC and its 95 % interval by DeLong's variance (Biometrics 44, 1988)."""
-    v10, v01 = structural_components(labels, scores)
-    area = float(v10.mean())
-    half = _Z95 * math.sqrt(_variance(v10) + _variance(v01))
-    return area, max(0.0, area - half), min(1.0, area + half)
-
-
 def delong(labels: NDArray[np.bool_], scores_a: Floats, scores_b: Floats) -> PairedResult:
     """Paired test of two AUCs on the same images (DeLong, DeLong, Clarke-Pearson, Biometrics 44, 1988).
 
     Args:
-        labels: (N,).
+        labels: (N,); no two images of one patient or lesion, which it takes for independent: see `paired_bootstrap`.
         scores_a, scores_b: (N,), of the same images.
     """
     v10_a, v01_a = structural_components(labels, scores_a)
@@ -81,7 +72,7 @@ def delong(labels: NDArray[np.bool_], scores_a: Floats, scores_b: Floats) -> Pai
         float(v10_a.mean()),
         float(v10_b.mean()),
         difference,
-        (difference - _Z95 * deviation, difference + _Z95 * deviation),
+        (difference - Z95 * deviation, difference + Z95 * deviation),
         p_value,
         "DeLong",
     )

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pesi.stats.intervals import bootstrap, percentile_interval, wilson_interval
+from pesi.stats.intervals import bootstrap, percentile_interval, share_interval, units
 
 Floats = NDArray[np.float64]
 Interval = tuple[float, float]
@@ -120,17 +120,16 @@ class ReliabilityBin:
 
 
 def reliability_diagram(
-    confidences: Floats, outcomes: NDArray[np.bool_], bins: int, *, equal_mass: bool = True
+    confidences: Floats, outcomes: NDArray[np.bool_], bins: int, *, groups: NDArray | None = None
 ) -> tuple[ReliabilityBin, ...]:
     """Observed frequency against mean probability in each bin that is not empty, from low to high."""
-    numbers = bin_numbers(confidences, bins, equal_mass=equal_mass)
+    numbers = bin_numbers(confidences, bins)
     points = []
     for number in np.unique(numbers):
         inside = numbers == number
-        count, hits = int(inside.sum()), int(outcomes[inside].sum())
-        points.append(
-            ReliabilityBin(float(confidences[inside].mean()), hits / count, wilson_interval(hits, count), count)
-        )
+        interval = share_interval(outcomes[inside], None if groups is None else groups[inside])
+        means = float(confidences[inside].mean()), float(outcomes[inside].mean())
+        points.append(ReliabilityBin(*means, interval, int(inside.sum())))
     return tuple(points)
 
 
@@ -176,6 +175,7 @@ def calibration_scores(
     replicates: int,
     seed: int,
     bins: int | None = None,
+    groups: NDArray | None = None,
 ) -> CalibrationScores:
     """Every score of calibration, with intervals.
 
@@ -192,10 +192,12 @@ def calibration_scores(
         names: Of the K classes.
         replicates: Bootstrap resamples, and simulated sets of labels.
         seed: Of both.
-        bins: How many; default `bin_count`.
+        bins: How many; default `bin_count` of the images, or groups.
+        groups: Group of each image, (N,), drawn as a whole; a perfect model's labels are as alike in a group as they
+            can be.
     """
-    bins = bin_count(len(probabilities)) if bins is None else bins
     truth = targets > 0.5
+    bins = bin_count(units(groups, np.ones(len(truth), bool))) if bins is None else bins
     binning = _binning(probabilities, head, bins)
     _, strata = np.unique(truth, axis=0, return_inverse=True)
     adaptive = [bin_numbers(column, bins) for column in probabilities.T]
@@ -214,8 +216,8 @@ def calibration_scores(
         return values
 
     point = {name: float(value[0]) for name, value in statistics(np.ones((1, len(truth)))).items()}
-    draws = bootstrap(statistics, strata, replicates=replicates, rng=np.random.default_rng([seed, 0]))
-    perfect = _perfect_model(binning, probabilities, head, names, replicates, np.random.default_rng([seed, 1]))
+    draws = bootstrap(statistics, strata, replicates=replicates, rng=np.random.default_rng([seed, 0]), groups=groups)
+    perfect = _perfect_model(binning, probabilities, head, names, replicates, np.random.default_rng([seed, 1]), groups)
     intervals: dict[str, Interval] = {}
     for name, values in draws.items():
         low, high = percentile_interval(values)
@@ -275,10 +277,19 @@ def _errors(
 
 
 def _perfect_model(
-    binning: _Binning, probabilities: Floats, head: str, names: Sequence[str], count: int, rng: np.random.Generator
+    binning: _Binning,
+    probabilities: Floats,
+    head: str,
+    names: Sequence[str],
+    count: int,
+    rng: np.random.Generator,
+    groups: NDArray | None,
 ) -> dict[str, tuple[float, float, float]]:
     """Mean and middle 95 % of each calibration error over labels drawn from the probabilities themselves."""
     n, k = probabilities.shape
+    # One draw for all images of a group.
+    codes = np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1]
+    drawn_units = int(codes.max()) + 1
     edges = probabilities.cumsum(1)
     edges[:, -1] = 1.0
     chunks = []
@@ -286,10 +297,10 @@ def _perfect_model(
     for start in range(0, count, step):
         rows = min(step, count - start)
         if head == "multiclass":
-            drawn = (rng.random((rows, n, 1)) >= edges).sum(2)
+            drawn = (rng.random((rows, drawn_units, 1))[:, codes] >= edges).sum(2)
             truth = drawn[..., None] == np.arange(k)
         else:
-            truth = rng.random((rows, n, k)) < probabilities
+            truth = rng.random((rows, drawn_units, k))[:, codes] < probabilities
         chunks.append(_errors(binning, probabilities, truth, names, None))
     result = {}
     for name in chunks[0]:

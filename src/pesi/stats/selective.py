@@ -13,27 +13,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pesi.stats.intervals import bootstrap, percentile_interval, wilson_interval
+from pesi.stats.intervals import Estimate, bootstrap, percentile_interval, units, wilson_interval
+from pesi.stats.metrics import Curve, curve
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 REFERENCE = "maximum_probability"  # of `confidence_measures`; what every other measure must beat
 
 
-@dataclass(frozen=True)
-class RiskCoverage:
-    """Counts at the distinct confidences, from the surest down; index 0 is "nothing answered".
-
-    Attributes:
-        answered, errors: Images answered and errors among them, (R, D + 1).
-    """
-
-    answered: Floats
-    errors: Floats
-
-
-def risk_coverage(errors: Bools, confidence: Floats, weights: NDArray | None = None) -> RiskCoverage:
-    """Count answers and errors at every distinct confidence.
+def risk_coverage(errors: Bools, confidence: Floats, weights: NDArray | None = None) -> Curve:
+    """Counts at the distinct confidences, from the surest down: `called` are answered, `true_positives` errors.
 
     Args:
         errors: Whether the answer is wrong, (N,).
@@ -45,26 +34,18 @@ def risk_coverage(errors: Bools, confidence: Floats, weights: NDArray | None = N
     """
     if not np.isfinite(confidence).all():
         raise ValueError("A confidence is not a finite number.")
-    weights = np.ones((1, len(errors))) if weights is None else weights
-    order = np.argsort(-confidence, kind="stable")
-    ends = np.append(np.flatnonzero(np.diff(confidence[order])), len(order) - 1)
-    w = weights[:, order].astype(np.float64)
-    start = np.zeros((len(w), 1))
-    return RiskCoverage(
-        np.hstack([start, np.cumsum(w, axis=1)[:, ends]]),
-        np.hstack([start, np.cumsum(w * errors[order], axis=1)[:, ends]]),
-    )
+    return curve(errors, confidence, weights)
 
 
-def errors_at(c: RiskCoverage, coverage: Floats) -> Floats:
+def errors_at(c: Curve, coverage: Floats) -> Floats:
     """Expected errors among the surest `coverage` of the images, (G,) -> (R, G); linear between whole images."""
-    rows = zip(c.answered, c.errors, strict=True)
+    rows = zip(c.called, c.true_positives, strict=True)
     return np.stack([np.interp(coverage * answered[-1], answered, errors) for answered, errors in rows])
 
 
-def risk_at(c: RiskCoverage, coverage: Floats) -> Floats:
+def risk_at(c: Curve, coverage: Floats) -> Floats:
     """Error rate of the surest `coverage` (0 < coverage <= 1) of the images, (G,) -> (R, G)."""
-    return np.asarray(errors_at(c, coverage) / (c.answered[:, -1:] * coverage))
+    return np.asarray(errors_at(c, coverage) / (c.called[:, -1:] * coverage))
 
 
 def _harmonic(count: float) -> Floats:
@@ -72,25 +53,26 @@ def _harmonic(count: float) -> Floats:
     return np.concatenate([[0.0], np.cumsum(1 / np.arange(1, round(count) + 1))])
 
 
-def aurc(c: RiskCoverage) -> Floats:
+def aurc(c: Curve) -> Floats:
     """Area under the risk-coverage curve, (R,): the mean over k = 1..N of the error rate of the k surest.
 
     Geifman and El-Yaniv, "Selective Classification for Deep Neural Networks", NeurIPS 2017, arXiv 1705.08500; the area
     by Geifman, Uziel and El-Yaniv, ICLR 2019, arXiv 1805.08206. Within m tied images with e errors, after a images with
     E errors, the expected risk at k = a + j is (E + j e/m) / k = e/m + (E - a e/m) / k, whose sum is harmonic numbers.
     """
-    h = _harmonic(float(c.answered[:, -1].max()))
-    before, after = c.answered[:, :-1], c.answered[:, 1:]
+    answered, errors = c.called, c.true_positives
+    h = _harmonic(float(answered[:, -1].max()))
+    before, after = answered[:, :-1], answered[:, 1:]
     count = after - before
-    rate = np.diff(c.errors, axis=1) / np.maximum(count, 1)
+    rate = np.diff(errors, axis=1) / np.maximum(count, 1)
     terms = h[after.astype(np.int64)] - h[before.astype(np.int64)]
-    return np.asarray((count * rate + (c.errors[:, :-1] - rate * before) * terms).sum(1) / c.answered[:, -1])
+    return np.asarray((count * rate + (errors[:, :-1] - rate * before) * terms).sum(1) / answered[:, -1])
 
 
-def optimal_aurc(c: RiskCoverage) -> Floats:
+def optimal_aurc(c: Curve) -> Floats:
     """The area of an order that puts every error last, (R,): `aurc` less this is the excess (E-AURC)."""
-    h = _harmonic(float(c.answered[:, -1].max()))
-    total, wrong = c.answered[:, -1], c.errors[:, -1]
+    total, wrong = c.called[:, -1], c.positives
+    h = _harmonic(float(total.max()))
     right = total - wrong
     return np.asarray((wrong - right * (h[total.astype(np.int64)] - h[right.astype(np.int64)])) / total)
 
@@ -108,14 +90,6 @@ def wrong_answers(probabilities: Floats, targets: Bools, head: str) -> Bools:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A value with its 95 % bootstrap interval."""
-
-    value: float
-    interval: tuple[float, float]
-
-
-@dataclass(frozen=True)
 class MeasureResult:
     """How well one confidence orders the answers.
 
@@ -124,9 +98,9 @@ class MeasureResult:
         difference: Its area less the reference's, on the same resamples.
     """
 
-    aurc: Measured
-    excess: Measured
-    difference: Measured
+    aurc: Estimate
+    excess: Estimate
+    difference: Estimate
 
     @property
     def verdict(self) -> str:
@@ -138,7 +112,7 @@ class MeasureResult:
         """As plain values, for JSON."""
         result: dict[str, Any] = {}
         for name in ("aurc", "excess", "difference"):
-            measured: Measured = getattr(self, name)
+            measured: Estimate = getattr(self, name)
             result |= {name: measured.value, f"{name}_ci": list(measured.interval)}
         return result | {"verdict": self.verdict}
 
@@ -151,6 +125,7 @@ def compare_measures(
     reference: str = REFERENCE,
     replicates: int = 1000,
     seed: int = 0,
+    groups: NDArray | None = None,
 ) -> dict[str, MeasureResult]:
     """AURC of each confidence, and its paired difference to the reference's, on the same resamples.
 
@@ -161,6 +136,7 @@ def compare_measures(
         reference: What the others are compared with.
         replicates: Bootstrap resamples.
         seed: Of the bootstrap.
+        groups: Group of each image, (N,), drawn as a whole.
     """
 
     def statistics(weights: NDArray) -> dict[str, Floats]:
@@ -174,8 +150,8 @@ def compare_measures(
         return values
 
     point = statistics(np.ones((1, len(errors))))
-    draws = bootstrap(statistics, strata, replicates=replicates, rng=np.random.default_rng(seed))
-    measured = {name: Measured(float(value[0]), percentile_interval(draws[name])) for name, value in point.items()}
+    draws = bootstrap(statistics, strata, replicates=replicates, rng=np.random.default_rng(seed), groups=groups)
+    measured = {name: Estimate(float(value[0]), *percentile_interval(draws[name])) for name, value in point.items()}
     return {
         name: MeasureResult(*(measured[f"{what}/{name}"] for what in ("aurc", "excess", "difference")))
         for name in measures
@@ -183,7 +159,14 @@ def compare_measures(
 
 
 def risk_band(
-    errors: Bools, confidence: Floats, coverage: Floats, strata: NDArray, *, replicates: int = 1000, seed: int = 0
+    errors: Bools,
+    confidence: Floats,
+    coverage: Floats,
+    strata: NDArray,
+    *,
+    replicates: int = 1000,
+    seed: int = 0,
+    groups: NDArray | None = None,
 ) -> Floats:
     """Risk at each coverage and its pointwise 95 % bootstrap band, (3, G): value, low, high."""
     draws = bootstrap(
@@ -191,6 +174,7 @@ def risk_band(
         strata,
         replicates=replicates,
         rng=np.random.default_rng(seed),
+        groups=groups,
     )["risk"]
     return np.vstack([risk_at(risk_coverage(errors, confidence), coverage), np.quantile(draws, [0.025, 0.975], axis=0)])
 
@@ -209,8 +193,8 @@ class Rest:
 
     withheld: float
     of: float
-    rate: Measured | None
-    change: Measured | None
+    rate: Estimate | None
+    change: Estimate | None
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, for JSON."""
@@ -231,6 +215,7 @@ def rest_of(
     of_all: bool = False,
     replicates: int = 1000,
     seed: int = 0,
+    groups: NDArray | None = None,
 ) -> tuple[Rest, ...]:
     """A rate (an error rate, a sensitivity) among the surest images, for each share that gets no result.
 
@@ -244,6 +229,7 @@ def rest_of(
             answered "benign" out of all malignant ones when no result sends a patient to a doctor.
         replicates: Bootstrap resamples.
         seed: Of the bootstrap.
+        groups: Group of each image, (N,), drawn as a whole.
     """
     coverage = 1 - np.array([0.0, *withheld])
 
@@ -263,7 +249,8 @@ def rest_of(
 
     point = counts(np.ones((1, len(among))))
     value = rates(point)[0]
-    draws = rates(bootstrap(counts, strata, replicates=replicates, rng=np.random.default_rng(seed)))
+    draws = rates(bootstrap(counts, strata, replicates=replicates, rng=np.random.default_rng(seed), groups=groups))
+    each = units(groups, among) / max(int(among.sum()), 1)  # of what Wilson's interval counts, an image
     result = []
     for index, share in enumerate(withheld, start=1):
         total, found = point["among"][0, index], point["happened"][0, index]
@@ -273,24 +260,17 @@ def rest_of(
         pair = draws[:, [0, index]]  # of this share only: another may hold none of them in any resample
         before, after = pair[np.isfinite(pair).all(1)].T
         if value[index] in (0.0, 1.0) or not len(after):
-            interval = wilson_interval(round(found), round(total))
+            interval = wilson_interval(round(found) * each, round(total) * each)
         else:
             interval = percentile_interval(after)
-        rate = Measured(float(value[index]), interval)
+        rate = Estimate(float(value[index]), *interval)
         if not len(after):
             result.append(Rest(share, float(total), rate, None))
             continue
         moved = after - before
         change = percentile_interval(moved)
         if share and not moved.any():
-            most = wilson_interval(0, round(total))[1]
+            most = wilson_interval(0, round(total) * each)[1]
             change = (-most, 0.0 if of_all else most)
-        result.append(
-            Rest(
-                share,
-                float(total),
-                rate,
-                Measured(float(value[index] - value[0]), change),
-            )
-        )
+        result.append(Rest(share, float(total), rate, Estimate(float(value[index] - value[0]), *change)))
     return tuple(result)

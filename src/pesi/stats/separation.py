@@ -6,14 +6,14 @@ and the mean over families counts each family once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from pesi.stats.intervals import percentile_interval, wilson_interval
+from pesi.stats.intervals import bootstrap_weights, percentile_interval, share_interval, wilson_interval
 
 Floats = NDArray[np.float64]
 
@@ -72,6 +72,7 @@ def novelty_result(
     *,
     replicates: int,
     rng: np.random.Generator,
+    groups: NDArray | None = None,
 ) -> NoveltyResult:
     """Score a novelty score.
 
@@ -81,20 +82,22 @@ def novelty_result(
         threshold: Above it a picture is refused.
         replicates: Bootstrap resamples: of the dermoscopy images, of the families, and of the pictures in each.
         rng: The generator.
+        groups: Group of each dermoscopy image, (N,), drawn as a whole.
     """
     if not len(dermoscopy) or not outliers:
         raise ValueError("A novelty result needs dermoscopy images and outliers.")
     names = list(outliers)
-    order = np.sort(dermoscopy)
-    drawn = np.empty((replicates, len(names)))
-    shares = np.empty((replicates, len(names)))
-    for row in range(replicates):
-        sample = np.sort(order[rng.integers(len(order), size=len(order))])
-        for column, name in enumerate(names):
-            values = outliers[name][rng.integers(len(outliers[name]), size=len(outliers[name]))]
-            low, high = np.searchsorted(sample, values, "left"), np.searchsorted(sample, values, "right")
-            drawn[row, column] = float(np.mean(low + high)) / (2 * len(sample))
-            shares[row, column] = float(np.mean(values > threshold))
+    order = np.argsort(dermoscopy)
+    weights = np.vstack(list(bootstrap_weights(np.zeros(len(order)), replicates, rng, groups=groups)))
+    below = np.pad(np.cumsum(weights[:, order], axis=1), ((0, 0), (1, 0)))  # (R, N + 1): drawn among the k lowest
+    drawn, shares = (np.empty((replicates, len(names))) for _ in range(2))
+    rows = np.arange(replicates)[:, None]
+    for column, name in enumerate(names):
+        values = outliers[name]
+        picked = rng.integers(len(values), size=(replicates, len(values)))
+        low, high = (np.searchsorted(dermoscopy[order], values, side)[picked] for side in ("left", "right"))
+        drawn[:, column] = (below[rows, low] + below[rows, high]).mean(1) / (2 * below[:, -1])
+        shares[:, column] = (values > threshold)[picked].mean(1)
     families = {}
     for column, name in enumerate(names):
         values = outliers[name]
@@ -107,44 +110,13 @@ def novelty_result(
             wilson_interval(above, len(values)),
         )
     chosen = rng.integers(len(names), size=(replicates, len(names)))
-    rows = np.arange(replicates)[:, None]
-    false = int((dermoscopy > threshold).sum())
     return NoveltyResult(
         len(dermoscopy),
         float(np.mean([family.auroc for family in families.values()])),
         percentile_interval(drawn[rows, chosen].mean(1)),
         float(np.mean([family.refused for family in families.values()])),
         percentile_interval(shares[rows, chosen].mean(1)),
-        false / len(dermoscopy),
-        wilson_interval(false, len(dermoscopy)),
+        float((dermoscopy > threshold).mean()),
+        share_interval(dermoscopy > threshold, groups),
         families,
     )
-
-
-def crossed_choice(
-    candidates: Mapping[str, tuple[Sequence[Floats], Mapping[str, Floats]]], *, folds: int, rng: np.random.Generator
-) -> tuple[dict[str, tuple[str, Floats]], dict[str, str]]:
-    """Choose a score on some families of outliers and read it on the others.
-
-    Args:
-        candidates: Score's name -> its scores of each source of dermoscopy, and family -> scores.
-        folds: Parts of the families.
-        rng: Draws the parts.
-
-    Returns:
-        Family -> the chosen score's name and, for each source, the family's AUROC (S,); and fold -> chosen name.
-    """
-    families = sorted(next(iter(candidates.values()))[1])
-    parts = np.array_split(rng.permutation(len(families)), folds)
-    table = {
-        name: np.array([[below_shares(source, scores[family]).mean() for source in sources] for family in families])
-        for name, (sources, scores) in candidates.items()
-    }
-    read: dict[str, tuple[str, Floats]] = {}
-    chosen: dict[str, str] = {}
-    for index, part in enumerate(parts):
-        rest = np.setdiff1d(np.arange(len(families)), part)
-        best = max(table, key=lambda name: float(table[name][rest].mean()))
-        chosen[str(index)] = best
-        read.update({families[i]: (best, table[best][i]) for i in part})
-    return read, chosen

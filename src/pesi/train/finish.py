@@ -20,6 +20,7 @@ from pesi.bundle.config import (
     task_config,
 )
 from pesi.bundle.seen import packed_ids
+from pesi.datasets.splits import repeated_groups
 from pesi.decide.calibration import calibrated_probabilities
 from pesi.files import write_json, write_text
 from pesi.images.regions import RegionName
@@ -84,7 +85,16 @@ def finish_run(
     drawn = np.random.default_rng(recipe.seed).permutation(len(training[0]))[:NOVELTY_IMAGES]
     known = network_outputs(classifier, lambda i: training[0][drawn[i]][None], len(drawn)).features
     ids = list(validation["image_id"])
-    config, novelty = fit_decisions(config, outputs, classes, ids, on=on, training_features=known, seed=recipe.seed)
+    config, novelty = fit_decisions(
+        config,
+        outputs,
+        classes,
+        ids,
+        on=on,
+        training_features=known,
+        seed=recipe.seed,
+        groups=repeated_groups(validation),
+    )
     environment = json.loads((folder / "environment.json").read_text())
     splits = json.loads((folder / "splits.json").read_text())
     started_from = folder / "pretrained.json"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from evaluate.audit.made_up import made_up_data
+from evaluate.audit.made_up import every_plot_is_told, made_up_data, tables
 from pesi.decide.calibration import VectorScaling, fit_temperature, view_probabilities
 from pesi.decide.operating import threshold_at
 from pesi.evaluate.audit.calibration import audit_targets, calibration_section, crossfitted_probabilities
@@ -45,7 +45,7 @@ def test_too_sharp_probabilities_are_found_out_and_mended(classifier):
     assert "temperature scaling, vector scaling, isotonic regression" in section.summary
     assert f"{after['value']:.3f}" in section.summary
     assert len(section.plots) == 2
-    assert all("<svg" in plot.svg for plot in section.plots)
+    every_plot_is_told(section)
     assert set(section.values["diagrams"]["malignant"]) == {"none", "temperature", "vector"}
 
 
@@ -88,7 +88,7 @@ def test_where_the_bundle_was_not_fitted_its_own_calibration_is_measured_too(cla
     found = points[own.class_name, own.name]
     assert found["sensitivity"]["value"] == pytest.approx(called[data.classes == 0].mean())
     assert set(operating.values["triage"]) == {"cross-fitted", "as the bundle ships"}
-    assert any("ships with" in table.caption for table in operating.tables)
+    assert any("ships with" in table.caption for table in tables(operating))
     fitted = operating_section(audit_data(400), classifier, options=OPTIONS)
     assert fitted.values["shipped_points"] == []
 
@@ -139,7 +139,7 @@ def test_without_the_disease_the_section_says_so(classifier):
     data = data.take(np.flatnonzero(data.classes == 2))
     section = operating_section(data, classifier, options=OPTIONS)
     assert "all of one kind" in section.summary
-    assert section.plots == ()
+    assert section.plots == {}
 
 
 @pytest.mark.filterwarnings("ignore:The least populated class")
@@ -164,7 +164,7 @@ def test_one_melanoma_sets_no_threshold(classifier, fitted_on):
     assert ("as the bundle ships" in section.values["triage"]) is not fitted_on
     assert "too few images to set it" in section.summary
     assert "triage is not measured" in section.summary
-    rates = {row[:2]: row[2:4] for row in section.tables[0].rows}
+    rates = {row[:2]: row[2:4] for row in tables(section)[0].rows}
     assert rates["melanoma", "sensitivity 0.90"] == ("too few images to set it",) * 2
-    assert not any("cross-fitted" in table.caption for table in section.tables)
+    assert not any("cross-fitted" in table.caption for table in tables(section))
     assert section.values["decision_curves"]["own"]["useful"] == []

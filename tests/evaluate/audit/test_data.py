@@ -40,6 +40,14 @@ def test_folds_keep_lesions_together_and_classes_even(records):
     assert pd.crosstab(folds, classes).to_numpy().min() >= 6  # 40 of each class over 5 folds, two at a time
 
 
+def test_a_lesion_stays_in_one_fold_where_some_of_its_images_have_no_patient(records):
+    kept = records[records["diagnosis"] != "DF"].reset_index(drop=True)
+    kept["patient_id"] = [f"p{n // 4}" if n % 2 else None for n in range(120)]  # two lesions a patient, half unknown
+    folds = grouped_folds(kept, pd.factorize(kept["diagnosis"])[0].astype(np.int64), 5, 0)
+    assert (kept.assign(fold=folds).groupby("lesion_id")["fold"].nunique() == 1).all()
+    assert (kept.assign(fold=folds, all=kept.index // 4).groupby("all")["fold"].nunique() == 1).all()
+
+
 def test_a_part_has_one_image_a_lesion_and_the_shares_of_the_whole(records):
     part = lesion_grouped_part(records, TASKS["isic2017"], 30, seed=1)
     assert part["lesion_id"].is_unique

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from evaluate.audit.made_up import every_plot_is_told, tables
 from pesi.datasets.records import record_table
 from pesi.evaluate.audit import subgroups
 from pesi.evaluate.audit.data import AuditData, AuditOptions
@@ -96,9 +97,9 @@ def test_small_groups_are_said_to_be_small(classifier, data):
     section = subgroups_section(few, classifier, options=AuditOptions(replicates=50))
     assert all(a["gap"] is None for a in section.values["attributes"])
     assert section.summary.startswith("0 of ")
-    table = section.tables[1]
+    table = tables(section)[1]
     assert all("(small)" in row[1] for row in table.rows)
-    assert all(row[3] == "too few images" for row in section.tables[0].rows)
+    assert all(row[3] == "too few images" for row in tables(section)[0].rows)
 
 
 def test_without_labels_and_masks_it_says_so(classifier, data, tmp_path):
@@ -152,5 +153,6 @@ def test_targets_and_thresholds(classifier, data):
 def test_figures_are_drawings(classifier, data):
     section = subgroups_section(data, classifier, options=AuditOptions(replicates=50))
     assert len(section.plots) == 2
-    for plot in section.plots:
-        assert ElementTree.fromstring(plot.svg).tag.endswith("svg")
+    every_plot_is_told(section)
+    for svg in section.plots.values():
+        assert ElementTree.fromstring(svg).tag.endswith("svg")

@@ -12,7 +12,7 @@ from scipy.special import softmax
 from scipy.stats import entropy as scipy_entropy
 
 import pesi
-from evaluate.audit.made_up import made_up_data
+from evaluate.audit.made_up import every_plot_is_told, made_up_data
 from pesi.bundle.config import TemperatureConfig, task_config
 from pesi.datasets.readers import read_dataset
 from pesi.decide.conformal import fit_conformal
@@ -115,7 +115,7 @@ def test_a_given_score_is_compared_too(classifier):
     assert found["verdict"] == "better"
     assert found["excess"] == pytest.approx(0)
     assert "oracle" in section.summary
-    assert all(plot.svg.startswith("<svg") and plot.caption and plot.meaning for plot in section.plots)
+    every_plot_is_told(section)
     assert len(section.plots) == 3
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedGroupKFold
 
 from pesi.datasets.cache import cached_squares
+from pesi.datasets.splits import group_ids, repeated_groups
 from pesi.decide.calibration import calibrated_probabilities
 from pesi.errors import DataError
 from pesi.images.masks import LESION_ABOVE, read_mask_square
@@ -83,6 +85,11 @@ class AuditData:
     def __len__(self) -> int:
         return len(self.classes)
 
+    @cached_property
+    def groups(self) -> NDArray[np.int64] | None:
+        """Number of each image's patient or lesion, (N,): what intervals draw; None where no two images share one."""
+        return repeated_groups(self.records)
+
     def labels(self, name: str) -> NDArray[np.bool_]:
         """Which images have the class, (N,)."""
         return np.asarray(self.classes == self.task.class_names.index(name))
@@ -111,20 +118,9 @@ class AuditData:
 
     def take(self, indices: NDArray[np.int64]) -> AuditData:
         """The same of some images only."""
-        return AuditData(
-            self.name,
-            self.records.iloc[indices].reset_index(drop=True),
-            self.task,
-            self.classes[indices],
-            self.images[indices],
-            self.masks[indices],
-            self.has_mask[indices],
-            self.logits[indices],
-            self.features[indices],
-            self.probabilities[indices],
-            self.fitted_on,
-            self.chose_epoch,
-        )
+        arrays = {f.name: getattr(self, f.name) for f in fields(self) if isinstance(getattr(self, f.name), np.ndarray)}
+        parts = {name: values[indices] for name, values in arrays.items()}
+        return replace(self, records=self.records.iloc[indices].reset_index(drop=True), **parts)
 
 
 def one_image_a_lesion(records: pd.DataFrame, seed: int) -> pd.DataFrame:
@@ -137,10 +133,11 @@ def one_image_a_lesion(records: pd.DataFrame, seed: int) -> pd.DataFrame:
         seed: Of the draw.
     """
     shuffled = records.sample(frac=1, random_state=seed)
-    return shuffled[~_lesions(shuffled).duplicated()].sort_index().reset_index(drop=True)
+    return shuffled[~lesions_of(shuffled).duplicated()].sort_index().reset_index(drop=True)
 
 
-def _lesions(records: pd.DataFrame) -> pd.Series[str]:
+def lesions_of(records: pd.DataFrame) -> pd.Series[str]:
+    """The lesion of each image; without an id, one of its own."""
     return records["lesion_id"].fillna(records["image_id"])
 
 
@@ -154,7 +151,7 @@ def lesion_grouped_part(records: pd.DataFrame, task: Task, count: int, seed: int
         seed: Of the draw.
     """
     kept = records[records["diagnosis"].map(task.has)].sample(frac=1, random_state=seed)
-    kept = kept[~_lesions(kept).duplicated()]
+    kept = kept[~lesions_of(kept).duplicated()]
     if len(kept) > count:
         place = kept.groupby("diagnosis").cumcount()  # the first of each diagnosis, then by how much of it is there
         kept = kept.loc[
@@ -164,7 +161,7 @@ def lesion_grouped_part(records: pd.DataFrame, task: Task, count: int, seed: int
 
 
 def grouped_folds(records: pd.DataFrame, classes: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]:
-    """Fold of each record, (N,): stratified by class; a patient's or else a lesion's images share a fold.
+    """Fold of each record, (N,): stratified by class; images that share a patient or a lesion share a fold.
 
     Args:
         records: Record table.
@@ -175,7 +172,7 @@ def grouped_folds(records: pd.DataFrame, classes: NDArray[np.int64], count: int,
     Raises:
         DataError: There are not even two.
     """
-    groups = records["patient_id"].fillna(records["lesion_id"]).fillna(records["image_id"])
+    groups = group_ids(records)
     count = min(count, groups.nunique(), int(np.bincount(classes).max()))
     if count < 2:
         raise DataError(

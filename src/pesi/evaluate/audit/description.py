@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from pesi.evaluate.audit.data import AuditData, AuditOptions, Progress, silent
-from pesi.evaluate.audit.description_view import (
-    agreement_plot,
-    agreement_table,
-    retrieval_plot,
-    retrieval_table,
-    separation_plot,
-    separation_table,
-)
-from pesi.evaluate.audit.section import Section, figure_text
+from pesi.evaluate import figures
+from pesi.evaluate.audit.data import AuditData, AuditOptions, Progress, lesions_of, silent
+from pesi.evaluate.audit.section import Section
+from pesi.evaluate.report import words
 from pesi.evaluate.retrieval import Retrieval, retrieval
 from pesi.explain.asymmetry import COLOUR_ABOVE, SHAPE_ABOVE
 from pesi.explain.border import ABRUPT_ABOVE
@@ -34,22 +31,9 @@ from pesi.stats.intervals import bootstrap, percentile_interval
 from pesi.stats.metrics import auc, curve
 
 NEAREST = (1, 5)
+_SHOWN = ("asymmetry of shape", "asymmetry of colour", "colour step at the border")
 _PART = 4  # times `stress_images`: at most so many images are described, each twice
 _FEW = 10  # of either kind: an AUROC of fewer says nothing
-
-METHOD = (
-    "Measures after the ABCD rule of dermatoscopy (Stolz et al., Eur. J. Dermatol. 4, 1994; Nachbar et al., J. Am. "
-    "Acad. Dermatol. 30, 1994), from the segmenter's mask. An axis is asymmetric where more than "
-    f"{SHAPE_ABOVE:.0%} of the area has no mirror image (after Seidenari, Pellacani and Grana) or colour differs by "
-    f"more than Delta E {COLOUR_ABOVE:g}; an eighth ends abruptly above Delta E {ABRUPT_ABOVE:g}; a colour is present "
-    f"above {PRESENT_ABOVE:.0%} of the lesion. The last three thresholds and the colours' reference values are ours; "
-    f"there were no dermatologist's scores to check them by. {NO_TOTAL} AUROC of each measure alone, intervals by the "
-    "stratified bootstrap. Agreement of the measures from the segmenter's mask with those from the reference mask: "
-    "Spearman's correlation, Bland and Altman's limits (Lancet 327, 1986). Similar cases: cosine of the network's "
-    "features among the audited images themselves, the images of one lesion (where known) left out; chance is the "
-    "class's share among the others; intervals allow for neighbours being mutual. Where the files do not keep the "
-    "aspect of the photograph, shapes and sizes are distorted with it."
-)
 
 
 @dataclass(frozen=True)
@@ -59,6 +43,7 @@ class Described:
     Attributes:
         automatic, reference: One row an image, one column a measure: from the segmenter's and the reference mask.
         target: Which are of the class that the measures are compared on.
+        groups: Patient or lesion of each; None where no two share one.
         images: How many have a mask, found or not.
         examples: Pictures, with captions.
     """
@@ -66,6 +51,7 @@ class Described:
     automatic: pd.DataFrame
     reference: pd.DataFrame
     target: NDArray[np.bool_]
+    groups: NDArray[np.int64] | None
     images: int
     examples: tuple[tuple[str, bytes], ...] = field(repr=False)
 
@@ -79,48 +65,40 @@ def description_section(
     chosen = data.sample(_PART * options.stress_images, options.seed)
     chosen = chosen[data.has_mask[chosen]]
     described = _described(data, chosen, classifier, segmenter, target, name, progress)
-    separation = separations(described.automatic, described.target, options)
-    agreed = agreements(described.automatic, described.reference, options)
+    separation = separations(described.automatic, described.target, options, described.groups)
+    agreed = agreements(described.automatic, described.reference, options, described.groups)
     near = {k: _retrieval(data, k) for k in NEAREST}
-    return Section(
-        key="description",
-        title="ABCD description and similar cases",
-        summary=_summary(described, separation, agreed, near, name),
-        meaning="The description tells in words and numbers what can be seen in the picture. It makes no diagnosis and "
-        "never enters the network's probability; a lesion that looks regular in it can still be a melanoma.",
-        method=METHOD,
-        values={
-            "images": described.images,
-            "found": len(described.automatic),
-            "segmenter": segmenter.bundle_id,
-            "target": name,
-            "targets": int(described.target.sum()),
-            "separation": separation,
-            "agreement": {measure: asdict(value) for measure, value in agreed.items()},
-            "retrieval": {
-                f"nearest_{k}": {kind: asdict(value) for kind, value in kinds.items()} for k, kinds in near.items()
-            },
+    values = {
+        "images": described.images,
+        "found": len(described.automatic),
+        "segmenter": segmenter.bundle_id,
+        "target": name,
+        "targets": int(described.target.sum()),
+        "separation": separation,
+        "agreement": {measure: asdict(value) for measure, value in agreed.items()},
+        "retrieval": {
+            f"nearest_{k}": {kind: asdict(value) for kind, value in kinds.items()} for k, kinds in near.items()
         },
-        tables=tuple(
-            table
-            for table in (
-                separation_table(described.automatic, described.target, separation, name),
-                agreement_table(agreed),
-                retrieval_table(near),
-            )
-            if table.rows
-        ),
-        plots=tuple(
-            plot
-            for plot in (
-                separation_plot(separation, name),
-                agreement_plot(described.automatic, described.reference, agreed),
-                retrieval_plot(near),
-            )
-            if plot is not None
-        ),
-        pictures=described.examples,
-    )
+    }
+    spearman = {measure: value.spearman[0] for measure, value in agreed.items() if value.spearman is not None}
+    shown = {
+        "limits": {
+            "shape": SHAPE_ABOVE,
+            "colour": COLOUR_ABOVE,
+            "abrupt": ABRUPT_ABOVE,
+            "present": PRESENT_ABOVE,
+            "no_total": NO_TOTAL,
+        },
+        "best": max(separation, key=lambda measure: abs(separation[measure][0] - 0.5), default=None),
+        "ranked": sorted(spearman, key=lambda measure: -spearman[measure]),
+        "means": {
+            measure: [
+                float(described.automatic[measure][kind].mean()) for kind in (described.target, ~described.target)
+            ]
+            for measure in separation
+        },
+    }
+    return Section("description", data, options, values, _plots(described, values), described.examples, shown)
 
 
 def compared(data: AuditData) -> tuple[str, NDArray[np.bool_]]:
@@ -129,7 +107,9 @@ def compared(data: AuditData) -> tuple[str, NDArray[np.bool_]]:
     return ("melanoma", melanoma) if melanoma.any() else ("malignant", data.malignant)
 
 
-def separations(measures: pd.DataFrame, target: NDArray[np.bool_], options: AuditOptions) -> dict[str, list[float]]:
+def separations(
+    measures: pd.DataFrame, target: NDArray[np.bool_], options: AuditOptions, groups: NDArray | None = None
+) -> dict[str, list[float]]:
     """Measure -> AUROC for the target with its 95 % interval; empty where there are too few of either kind.
 
     Above 0.5: the target has the higher values. Images without a value are left out.
@@ -146,20 +126,24 @@ def separations(measures: pd.DataFrame, target: NDArray[np.bool_], options: Audi
             labels,
             replicates=options.replicates,
             rng=np.random.default_rng(options.seed),
+            groups=None if groups is None else groups[known],
         )["auc"]
         result[name] = [float(auc(curve(labels, scores))[0]), *percentile_interval(draws)]
     return result
 
 
-def agreements(a: pd.DataFrame, b: pd.DataFrame, options: AuditOptions) -> dict[str, Agreement]:
+def agreements(
+    a: pd.DataFrame, b: pd.DataFrame, options: AuditOptions, groups: NDArray | None = None
+) -> dict[str, Agreement]:
     """Measure -> agreement of two descriptions of the same images (same index), where both have it."""
     result = {}
     for name in a.columns:
         pairs = np.stack([a[name].to_numpy(np.float64), b[name].to_numpy(np.float64)])
-        pairs = pairs[:, ~np.isnan(pairs).any(0)]
+        known = ~np.isnan(pairs).any(0)
+        pairs, drawn_by = pairs[:, known], None if groups is None else groups[known]
         if pairs.shape[1] >= _FEW:
             rng = np.random.default_rng(options.seed)
-            result[name] = agreement(pairs[0], pairs[1], replicates=options.replicates, rng=rng)
+            result[name] = agreement(pairs[0], pairs[1], replicates=options.replicates, rng=rng, groups=drawn_by)
     return result
 
 
@@ -204,7 +188,8 @@ def _described(
             drawn = description_png(picture, lesion, describe_lesion(picture, lesion), title=f"{image_id} ({text})")
             caption = f"{image_id}, {text}: the image of median colour asymmetry of its kind, described."
             examples.append((caption, drawn))
-    return Described(automatic, reference, kinds, len(chosen), tuple(examples))
+    groups = None if data.groups is None else data.groups[list(rows)]
+    return Described(automatic, reference, kinds, groups, len(chosen), tuple(examples))
 
 
 def _picture(data: AuditData, index: int, geometry: str, segmenter: LesionSegmenter) -> tuple[Image, Mask, Mask | None]:
@@ -222,52 +207,53 @@ def _picture(data: AuditData, index: int, geometry: str, segmenter: LesionSegmen
 
 def _retrieval(data: AuditData, k: int) -> dict[str, Retrieval]:
     """Class name -> how many of the k nearest other lesions' images share it; empty where there are too few."""
-    records = data.records
-    groups = pd.factorize(records["lesion_id"].fillna(records["image_id"]))[0]
+    lesions = pd.factorize(lesions_of(data.records))[0]
     kinds = np.unique(data.classes)
-    if len(kinds) < 2 or len(groups) - int(np.bincount(groups).max()) < k:
+    if len(kinds) < 2 or len(lesions) - int(np.bincount(lesions).max()) < k:
         return {}
-    found = retrieval(data.features, data.classes, groups, k=k)
+    found = retrieval(data.features, data.classes, lesions, k=k, groups=data.groups)
     return {
         "all classes, each counted alike" if kind is None else data.task.class_names[kind]: value
         for kind, value in found.items()
     }
 
 
-def _summary(
-    described: Described,
-    separation: dict[str, list[float]],
-    agreed: dict[str, Agreement],
-    near: dict[int, dict[str, Retrieval]],
-    name: str,
-) -> str:
-    parts = [
-        f"A lesion was found and described in {len(described.automatic)} of the {described.images} images with a mask."
-    ]
-    if separation:
-        best = max(separation, key=lambda measure: abs(separation[measure][0] - 0.5))
-        value, low, high = separation[best]
-        way = "higher"
-        if value < 0.5:
-            way, value, low, high = "lower", 1 - value, 1 - high, 1 - low
-        parts.append(
-            f"Of single measures, {best} ({way} in {name}) tells it from the rest best: AUROC "
-            f"{figure_text(value, (low, high))}, the best of {len(separation)} on the same images and so flattered."
-        )
-    else:
-        parts.append(f"Too few images to compare {name} with the rest.")
-    ranked = {measure: value.spearman for measure, value in agreed.items() if value.spearman is not None}
-    if ranked:
-        most, least = (pick(ranked, key=lambda measure: ranked[measure][0]) for pick in (max, min))
-        parts.append(
-            f"Between the segmenter's and the reference mask, {most} agrees best (Spearman "
-            f"{figure_text(ranked[most][0], ranked[most][1:])}) and {least} least "
-            f"({figure_text(ranked[least][0], ranked[least][1:])})."
-        )
-    if near[NEAREST[0]]:
-        first = near[NEAREST[0]]["all classes, each counted alike"]
-        parts.append(
-            f"The most similar other image has the same diagnosis in {first.share[0]:.0%} ({first.share[1]:.0%} to "
-            f"{first.share[2]:.0%}), mean over the classes; by chance it would be {first.chance:.0%}."
-        )
-    return " ".join(parts)
+def _plots(described: Described, values: Mapping[str, Any]) -> dict[str, str]:
+    plots = {}
+    if separation := values["separation"]:
+        estimates = np.array(list(separation.values()))
+        limits = min(0.2, float(estimates.min()) - 0.02), max(0.8, float(estimates.max()) + 0.02)
+        marks = [figures.Mark(row, estimate) for row, estimate in enumerate(separation.values())]
+        panel = figures.Panel(marks, f"AUROC for {values['target']}, this measure alone", [0.5], limits)
+        plots["separation"] = figures.forest_figure(list(separation), [panel], width=6.2)
+    if shown := [name for name in _SHOWN if name in values["agreement"]]:
+        plots["agreement"] = _agreement_figure(described, {name: values["agreement"][name] for name in shown})
+    found = {k: kinds for k, kinds in values["retrieval"].items() if kinds}
+    if found:
+        marks = []
+        for k, kinds in found.items():
+            label = "the nearest" if k == "nearest_1" else f"the {k.removeprefix('nearest_')} nearest"
+            marks += [figures.Mark(row, kind["share"], label) for row, kind in enumerate(kinds.values())]
+        first = next(iter(found.values()))
+        marks += [figures.Mark(row, (kind["chance"],) * 3, "by chance") for row, kind in enumerate(first.values())]
+        panel = figures.Panel(marks, "share with the same diagnosis", xlim=(0, 1.02))
+        plots["retrieval"] = figures.forest_figure([words(kind) for kind in first], [panel], width=5.6)
+    return plots
+
+
+def _agreement_figure(described: Described, agreed: Mapping[str, Any]) -> str:
+    """Bland and Altman's plots."""
+    figure = Figure(figsize=(3.4 * len(agreed), 3.2), layout="constrained")
+    for index, (name, value) in enumerate(agreed.items()):
+        a, b = described.automatic[name], described.reference[name]
+        axes = figure.add_subplot(1, len(agreed), index + 1)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.plot((a + b) / 2, a - b, "o", color=figures.COLOURS[0], markersize=3, alpha=0.6)
+        for line, style in (("bias", "-"), ("lower", "--"), ("upper", "--")):
+            axes.axhline(value[line][0], color=figures.COLOURS[1], linestyle=style, linewidth=1.1)
+        axes.axhline(0, color="#888888", linewidth=0.6)
+        axes.set(xlabel="mean of both", title=name)
+        axes.title.set_fontsize(10)
+        if index == 0:
+            axes.set_ylabel("segmenter's mask minus reference mask")
+    return figures.svg_text(figure)

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from pesi.evaluate import figures
 from pesi.evaluate.audit.data import AuditData, AuditOptions, Progress, silent
-from pesi.evaluate.audit.faithfulness_figures import (
-    AGAINST,
-    MEASURES,
-    curves_figure,
-    differences_figure,
-    examples_png,
+from pesi.evaluate.audit.section import Section
+from pesi.evaluate.report import words
+from pesi.explain.faithfulness import (
+    BASELINES,
+    BLUR,
+    CENTRE,
+    RANDOM,
+    SCATTERED,
+    TOLERANCE,
+    Faithfulness,
+    explaining_maps,
+    measure_faithfulness,
 )
-from pesi.evaluate.audit.section import Plot, Section, Table, figure_text
-from pesi.explain.faithfulness import BASELINES, BLUR, TOLERANCE, Faithfulness, measure_faithfulness
 from pesi.predict.classifier import Classifier
 from pesi.stats.intervals import mean_interval
 
@@ -25,6 +33,21 @@ Floats = NDArray[np.float64]
 
 MOST_IMAGES = 60  # for the curves: about a hundred forward passes each
 STEPS = 8
+_EXAMPLES = 3
+
+MEASURES: dict[str, str] = {
+    "deletion": "deletion area (low is good)",
+    "insertion": "insertion area (high is good)",
+    "pointing": "pointing game",
+    "inside": "mass inside the lesion",
+}
+
+# Key of a difference in the values -> the baseline that it is to, and the baseline in words.
+AGAINST: dict[str, tuple[str, str]] = {
+    "against_random": (RANDOM, "the random map"),
+    "against_scattered": (SCATTERED, "random pixels"),
+    "against_centre": (CENTRE, "the middle of the picture"),
+}
 
 
 def faithfulness_section(
@@ -58,45 +81,42 @@ def faithfulness_section(
         steps=steps,
         progress=lambda done, total: progress(f"deleting and inserting pixels of {data.name}", done, total),
     )
-    values = faithfulness_values(result, replicates=options.replicates, seed=options.seed)
+    values = faithfulness_values(result, replicates=options.replicates, seed=options.seed, groups=part.groups)
     measures = [name for name in MEASURES if name in next(iter(values["maps"].values()))]
-    plots = [
-        Plot(
-            curves_figure(result),
-            "Left: the pixels that a map marks most are replaced by the picture's mean colour; a good map's curve "
-            "falls early. Right: they are put into a blurred picture; a good map's curve rises early.",
-            "A map whose curve is no better than that of the random map shows a doctor nothing of why the network "
-            "decided so.",
-        ),
-        Plot(
-            differences_figure(values, measures),
-            "Each map minus the random map (circle), random pixels (triangle) and the middle of the picture (square), "
-            "on the same images, with 95 % intervals; to the right of the line the map is better.",
-            "Lesions lie in the middle of a picture: a map that is no better than the middle tells a doctor nothing "
-            "that the photographer did not.",
-        ),
-    ]
+    shown = {
+        "masked": masked,
+        "measures": measures,
+        "names": MEASURES,
+        "against": {key: text for key, (_, text) in AGAINST.items()},
+        "blur": BLUR,
+        "tolerance": TOLERANCE,
+        # Map -> the baselines that it beats by both curves.
+        "beaten": {
+            name: [
+                text
+                for key, (_, text) in AGAINST.items()
+                if entry["deletion"][key]["ci"][1] < 0 and entry["insertion"][key]["ci"][0] > 0
+            ]
+            for name, entry in values["maps"].items()
+            if name not in BASELINES
+        },
+    }
+    plots = {"curves": curves_figure(result), "differences": _differences_figure(values, measures)}
     return Section(
-        key="faithfulness",
-        title="Do the maps show what the network used?",
-        summary=_summary(values, data.name, masked),
-        meaning="A map is a hint of where the network looked, not a proof that it looked at the disease; read it "
-        "beside the picture, never instead of it.",
-        method=_method(steps),
-        values=values,
-        tables=_tables(values, measures),
-        plots=tuple(plots),
-        pictures=(examples_png(part, classifier, masked, options.seed),),
+        "faithfulness", data, options, values, plots, (_examples(part, classifier, masked, options.seed),), shown
     )
 
 
-def faithfulness_values(result: Faithfulness, *, replicates: int, seed: int) -> dict[str, Any]:
+def faithfulness_values(
+    result: Faithfulness, *, replicates: int, seed: int, groups: NDArray | None = None
+) -> dict[str, Any]:
     """Mean of every measure of every map, and its paired differences to the baselines, with 95 % intervals.
 
     Args:
         result: The measurements.
         replicates: Bootstrap resamples; every measure and difference is taken on the same.
         seed: Of the bootstrap.
+        groups: Patient or lesion of each image, (N,), drawn as a whole.
 
     Returns:
         Plain values: images, steps, lesion_area, maps (name -> measure -> value, ci, and, but for the baselines,
@@ -107,7 +127,7 @@ def faithfulness_values(result: Faithfulness, *, replicates: int, seed: int) -> 
         measured |= {"pointing": result.pointing, "inside": result.inside}
 
     def interval(values: Floats) -> tuple[float, list[float]]:
-        mean, low, high = mean_interval(values, replicates=replicates, rng=np.random.default_rng(seed))
+        mean, low, high = mean_interval(values, replicates=replicates, rng=np.random.default_rng(seed), groups=groups)
         return mean, [low, high]
 
     maps: dict[str, Any] = {}
@@ -135,68 +155,88 @@ def faithfulness_values(result: Faithfulness, *, replicates: int, seed: int) -> 
     }
 
 
-def _method(steps: int) -> str:
-    return (
-        "RISE (Petsiuk, Das, Saenko, BMVC 2018): the probability of the most probable class, one view, as pixels are "
-        f"replaced in {steps} equal steps; deletion to the picture's mean colour, insertion into the picture blurred "
-        f"by {BLUR:.0%} of its side. Pointing game (Zhang et al., IJCV 2018): the map's maximum within {TOLERANCE:.0%} "
-        "of the side of the lesion. Grad-CAM (Selvaraju et al., ICCV 2017) at the last block of stage 3. Random map: "
-        "smooth noise as coarse as the class activation map; random pixels: because scattered damage confuses a "
-        "network more than a whole area does, whatever it hits. Middle: a Gaussian of a quarter of the side. "
-        "Intervals: bootstrap over the images, paired for the differences, not adjusted for their number."
-    )
+def curves_figure(result: Faithfulness) -> str:
+    """Mean deletion and insertion curve of each map, side by side."""
+    figure = Figure(figsize=(9.4, 4.6), layout="constrained")
+    for place, (title, curves) in enumerate((("Deletion", result.deletion), ("Insertion", result.insertion))):
+        axes = figure.add_subplot(1, 2, place + 1)
+        axes.spines[["top", "right"]].set_visible(False)
+        for index, name in enumerate(result.maps):
+            baseline = name in BASELINES
+            style = (":", "-.", "--")[BASELINES.index(name)] if baseline else "-"
+            colour = "#666666" if baseline else figures.COLOURS[index % len(figures.COLOURS)]
+            marker = "" if baseline else "os^Dv"[index % 5]
+            axes.plot(
+                result.fractions, curves[:, index].mean(0), style, marker=marker, markersize=4, color=colour,
+                label=name, linewidth=1.4,
+            )  # fmt: skip
+        verb = "replaced" if place == 0 else "put in"
+        axes.set(xlabel=f"share of the pixels {verb}", xlim=(0, 1), ylim=(0, 1), title=title)
+        axes.set_ylabel("probability of the explained class")
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    return figures.svg_text(figure)
 
 
-def _tables(values: Mapping[str, Any], measures: list[str]) -> tuple[Table, ...]:
-    maps = values["maps"]
-    area = values["lesion_area"]
-    even = "" if area is None else f" The lesion covers {area:.0%} of the picture: so much an even map has inside."
-    headings = tuple(MEASURES[measure][0] for measure in measures)
-    tables = [
-        Table(
-            f"Every map on {values['images']} images, means with 95 % intervals.{even}",
-            ("map", *headings),
-            tuple((n, *(figure_text(e[m]["value"], e[m]["ci"]) for m in measures)) for n, e in maps.items()),
+def _differences_figure(values: Mapping[str, Any], measures: list[str]) -> str:
+    """Forest plot of every map's differences to the baselines, one panel a measure; better is to the right."""
+    names = [name for name in values["maps"] if name not in BASELINES]
+
+    def marks(measure: str) -> list[figures.Mark]:
+        sign = -1 if measure == "deletion" else 1
+        found = []
+        for key, (_, text) in AGAINST.items():
+            for row, name in enumerate(names):
+                entry = values["maps"][name][measure][key]
+                estimate = (sign * entry["difference"], *sorted(sign * limit for limit in entry["ci"]))
+                found.append(figures.Mark(row, estimate, f"against {text}"))
+        return found
+
+    panels = [
+        figures.Panel(
+            marks(measure),
+            lines=[0],
+            title=MEASURES[measure].partition(" (")[0] + (", sign turned" if measure == "deletion" else ""),
         )
+        for measure in measures
     ]
-    for key, (_, baseline) in AGAINST.items():
-        rows = tuple(
-            (name, *(_difference(entry[measure][key], MEASURES[measure][1]) for measure in measures))
-            for name, entry in maps.items()
-            if name not in BASELINES
-        )
-        caption = f"The same minus {baseline}, on the same images; better or worse where the interval excludes 0."
-        tables.append(Table(caption, ("map", *headings), rows))
-    return tuple(tables)
+    return figures.forest_figure(names, panels, width=9.4)
 
 
-def _difference(entry: Mapping[str, Any], more_is_better: bool) -> str:
-    low, high = entry["ci"]
-    verdict = "not shown" if not entry["shown"] else "better" if (low > 0) == more_is_better else "worse"
-    return f"{entry['difference']:+.3f} ({low:+.3f} to {high:+.3f}): {verdict}"
-
-
-def _summary(values: Mapping[str, Any], name: str, masked: bool) -> str:
-    """Which baselines every map beats by both curves."""
-    sentences = []
-    for label, entry in values["maps"].items():
-        if label in BASELINES:
-            continue
-        deletion, insertion = entry["deletion"], entry["insertion"]
-        beaten = [
-            baseline
-            for key, (_, baseline) in AGAINST.items()
-            if deletion[key]["ci"][1] < 0 and insertion[key]["ci"][0] > 0
+def _examples(part: AuditData, classifier: Classifier, masked: bool, seed: int) -> tuple[str, bytes]:
+    """A few pictures with every map over them: a caption and the PNG."""
+    count = min(_EXAMPLES, len(part))
+    rng = np.random.default_rng(seed)
+    rows = []
+    for index in np.linspace(0, len(part) - 1, count).round().astype(int):
+        picture, class_name, maps = explaining_maps(classifier, part.images[index], rng=rng)
+        outline = part.masks[index] if masked and 0 < part.masks[index].mean() < 1 else None
+        truth = part.task.class_names[part.classes[index]]
+        titles = [words(f"said: {class_name}\nis: {truth}"), *map(_two_lines, maps)]
+        drawn = [
+            partial(_overlay, picture=picture, values=values, outline=outline) for values in (None, *maps.values())
         ]
-        verdict = f"beats {', '.join(beaten)} by both curves" if beaten else "beats no baseline by both curves"
-        figures_ = (
-            f"deletion {figure_text(deletion['value'], deletion['ci'])}, "
-            f"insertion {figure_text(insertion['value'], insertion['ci'])}"
-        )
-        sentences.append(f"{label}: {verdict} ({figures_})")
-    better = "the middle of the picture" in "".join(sentences)
-    text = (
-        f"On {values['images']} images of {name} {'a' if better else 'no'} map beats the middle of the picture by both "
-    )
-    text += f"curves (deletion, insertion). In detail, {'; '.join(sentences)}."
-    return text if masked else text + " There are no lesion masks for what the network sees, so no pointing game."
+        rows.append(list(zip(titles, drawn, strict=True)))
+    outlines = "; the white line is the lesion's border" if masked else ""
+    png = figures.picture_grid(rows, cell=(1.65, 1.9))
+    return f"{count} of the images with every map over them (bright is high){outlines}.", png
+
+
+def _overlay(axes: Axes, *, picture: NDArray, values: NDArray | None, outline: NDArray[np.bool_] | None) -> None:
+    """A picture, a map over it, and the lesion's outline."""
+    axes.imshow(picture)
+    if values is not None:
+        top = max(float(np.quantile(values, 0.995)), 1e-12)  # else one bright pixel leaves the rest black
+        axes.imshow(values, cmap="inferno", alpha=0.6, vmin=0, vmax=top)
+    if outline is not None:
+        extent = (-0.5, picture.shape[1] - 0.5, -0.5, picture.shape[0] - 0.5)
+        axes.contour(outline, levels=[0.5], colors="white", linewidths=0.8, extent=extent)
+
+
+def _two_lines(name: str) -> str:
+    """A name broken at the comma, or else in the middle."""
+    first, comma, second = name.partition(", ")
+    if not comma:
+        words = name.split()
+        first, second = " ".join(words[: (len(words) + 1) // 2]), " ".join(words[(len(words) + 1) // 2 :])
+    return f"{first}\n{second}"

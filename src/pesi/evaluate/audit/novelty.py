@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import logsumexp
 
-from pesi.decide.novelty import NoveltyStatistics, energy, novelty_score
+from pesi.decide.novelty import NoveltyStatistics, novelty_score
 from pesi.evaluate import figures
 from pesi.evaluate.audit.data import AuditData, AuditOptions, Progress, silent
-from pesi.evaluate.audit.section import Plot, Section, Table, figure_text
+from pesi.evaluate.audit.section import Section
 from pesi.evaluate.outliers import Families, outliers
 from pesi.predict.classifier import Classifier
-from pesi.stats.separation import NoveltyResult, novelty_result
+from pesi.stats.separation import novelty_result
 
 Floats = NDArray[np.float64]
 
-_TITLE = "Novelty: is what is no dermoscopy refused"
-_MEANING = (
-    "A photograph of something else, sent by mistake, should get no probability of melanoma; and a patient whose "
-    "picture is refused needs another picture, or a doctor without this help."
-)
 _PICTURES = 4  # of each family of outliers
+
+
+def energy(logits: NDArray) -> Floats:
+    """Energy of images' logits (N, V, K), averaged over the views, (N,): higher is stranger (Liu et al., NeurIPS 2020).
+
+    A second number, and no gate: on three classes it hardly tells a cat from a naevus (benchmarks/novelty).
+    """
+    return np.asarray(-logsumexp(logits.astype(np.float64), axis=2).mean(axis=1))
 
 
 def novelty_section(
@@ -30,14 +36,7 @@ def novelty_section(
     statistics = getattr(classifier, "novelty", None)
     config = getattr(classifier.config, "novelty", None)
     if statistics is None or config is None:
-        return Section(
-            key="novelty",
-            title=_TITLE,
-            summary="Not available: this bundle holds no novelty statistics, so nothing is refused for being strange.",
-            meaning=_MEANING,
-            method="Train the bundle again with this version, which fits them.",
-            values={"available": False, "images": len(data)},
-        )
+        return Section("novelty", data, options, {"available": False, "images": len(data)})
     families = outliers(_PICTURES, rng=np.random.default_rng(options.seed))
     return section_of_novelty(
         data,
@@ -77,53 +76,30 @@ def section_of_novelty(
     strange, strange_energy = _scores(classifier, statistics, families, progress)
     own = novelty_score(data.features, statistics)
     rng = np.random.default_rng(options.seed)
-    result = novelty_result(own, strange, threshold, replicates=options.replicates, rng=rng)
-    by_energy = novelty_result(energy(data.logits), strange_energy, np.inf, replicates=options.replicates, rng=rng)
-    return Section(
-        key="novelty",
-        title=_TITLE,
-        summary=_summary(data, result, sum(map(len, families.values()))),
-        meaning=_MEANING,
-        method=(
-            "The score is the distance of an image's pooled features from the training images' (a probabilistic "
-            "principal component analysis, Tipping and Bishop 1999, of features raised to a small power). Threshold "
-            f"{threshold:.3f}: {how}. The outliers are drawn pictures and, where they are installed, photographs of "
-            "scikit-image, scikit-learn and matplotlib with crops of them; one source picture is a family, each family "
-            "counts once, and intervals resample families and dermoscopy images (percentile bootstrap). The "
-            "kinds of pictures here had a say in choosing the score, its power and its rank, so the AUROC flatters; "
-            "benchmarks/novelty/compare_novelty.py measures on kinds that had none. Energy (Liu et al. 2020) is given "
-            "beside it: its AUROC is "
-            f"{figure_text(by_energy.auroc, by_energy.auroc_interval)}."
-        ),
-        values={
-            "available": True,
-            "images": len(data),
-            "fitted_on": data.fitted_on,
-            "threshold": threshold,
-            "auroc": [result.auroc, *result.auroc_interval],
-            "auroc_energy": [by_energy.auroc, *by_energy.auroc_interval],
-            "refused_outliers": [result.refused, *result.refused_interval],
-            "false_refusal": [result.false_refusal, *result.false_refusal_interval],
-            "families": {
-                name: {
-                    "pictures": family.count,
-                    "auroc": [family.auroc, *family.auroc_interval],
-                    "refused": [family.refused, *family.refused_interval],
-                }
-                for name, family in result.families.items()
-            },
-            "score_quantiles": {str(q): float(np.quantile(own, q)) for q in (0.05, 0.5, 0.95, 0.99)},
+    drawing: Any = {"replicates": options.replicates, "rng": rng, "groups": data.groups}
+    result = novelty_result(own, strange, threshold, **drawing)
+    by_energy = novelty_result(energy(data.logits), strange_energy, np.inf, **drawing)
+    values = {
+        "available": True,
+        "images": len(data),
+        "fitted_on": data.fitted_on,
+        "threshold": threshold,
+        "auroc": [result.auroc, *result.auroc_interval],
+        "auroc_energy": [by_energy.auroc, *by_energy.auroc_interval],
+        "refused_outliers": [result.refused, *result.refused_interval],
+        "false_refusal": [result.false_refusal, *result.false_refusal_interval],
+        "families": {
+            name: {
+                "pictures": family.count,
+                "auroc": [family.auroc, *family.auroc_interval],
+                "refused": [family.refused, *family.refused_interval],
+            }
+            for name, family in result.families.items()
         },
-        tables=(_table(result),),
-        plots=(
-            Plot(
-                _figure(own, np.concatenate(list(strange.values())), threshold),
-                "How strange the classifier finds each picture; to the right of the dashed line it gives no result.",
-                f"Of 100 patients with a proper dermoscopy image, about {100 * result.false_refusal:.0f} would be "
-                "asked for another one.",
-            ),
-        ),
-    )
+        "score_quantiles": {str(q): float(np.quantile(own, q)) for q in (0.05, 0.5, 0.95, 0.99)},
+    }
+    plots = {"scores": _figure(own, np.concatenate(list(strange.values())), threshold)}
+    return Section("novelty", data, options, values, plots, shown={"how": how})
 
 
 def _scores(
@@ -136,32 +112,6 @@ def _scores(
         novelty[name], energies[name] = novelty_score(out.features, statistics), energy(out.logits)
         progress("predicting what is no dermoscopy", done, len(families))
     return novelty, energies
-
-
-def _summary(data: AuditData, result: NoveltyResult, pictures: int) -> str:
-    own = " The threshold was set on these images, so the share refused of them flatters." if data.fitted_on else ""
-    return (
-        f"Pictures that are no dermoscopy ({pictures} of {len(result.families)} kinds) are told from {data.name} "
-        f"({result.images} images) with an AUROC of {figure_text(result.auroc, result.auroc_interval)}; "
-        f"{figure_text(result.refused, result.refused_interval, 2)} of them are refused, and "
-        f"{figure_text(result.false_refusal, result.false_refusal_interval)} of the dermoscopy images.{own}"
-    )
-
-
-def _table(result: NoveltyResult) -> Table:
-    return Table(
-        "Each kind of picture that is no dermoscopy; with so few pictures a kind, the intervals are rough.",
-        ("kind", "pictures", "AUROC (95 % interval)", "refused (95 % interval)"),
-        tuple(
-            (
-                name,
-                str(family.count),
-                figure_text(family.auroc, family.auroc_interval),
-                figure_text(family.refused, family.refused_interval, 2),
-            )
-            for name, family in result.families.items()
-        ),
-    )
 
 
 def _figure(own: Floats, strange: Floats, threshold: float) -> str:

@@ -11,16 +11,18 @@ from numpy.typing import NDArray
 from pesi.decide.calibration import TemperatureConfig, calibrated_probabilities, fit_temperature, fit_vector_scaling
 from pesi.decide.operating import SENSITIVITIES, SPECIFICITIES, Criterion, Interval, expected_rates, threshold_at
 from pesi.decide.triage import TriageRule, fit_triage, rule_of, triage_of
-from pesi.evaluate.audit import operating_view as view
+from pesi.evaluate import figures
 from pesi.evaluate.audit.calibration import audit_targets
 from pesi.evaluate.audit.data import AuditData, AuditOptions, Progress, silent
 from pesi.evaluate.audit.section import Section
 from pesi.predict.classifier import Classifier
 from pesi.stats.decision import Decision, decision_curve, decision_values, undecided
-from pesi.stats.intervals import wilson_interval
+from pesi.stats.intervals import share_interval
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+
+PointKey = tuple[str, Criterion, float]  # class, criterion, how much of it is wanted
 
 PREVALENCES = (0.02, 0.10)  # of malignant lesions among those looked at: screening, and a pigmented-lesion clinic
 POINTS: tuple[tuple[Criterion, float], ...] = (
@@ -46,7 +48,7 @@ class _CrossFitted:
     labels: dict[str, Bools]
     malignant: str | None
     scores: dict[str, Floats]
-    called: dict[view.PointKey, Bools | None]
+    called: dict[PointKey, Bools | None]
     levels: NDArray[np.int64] | None
 
 
@@ -62,8 +64,8 @@ def operating_section(
     found = _crossfit(data, classifier, options, rule)
     disease = _disease(found)
     rng = np.random.default_rng([options.seed, 2])
-    points: dict[view.PointKey, Decision] = {}
-    expected: dict[view.PointKey, tuple[Interval | None, Interval | None]] = {}
+    points: dict[PointKey, Decision] = {}
+    expected: dict[PointKey, tuple[Interval | None, Interval | None]] = {}
     for done, (key, called) in enumerate(found.called.items(), 1):
         name, criterion, wanted = key
         labels = found.labels[name]
@@ -71,10 +73,16 @@ def operating_section(
             points[key], expected[key] = undecided(len(data), prevalences=PREVALENCES), (None, None)
         else:
             points[key] = decision_values(
-                labels, called, prevalences=PREVALENCES, replicates=options.replicates, rng=rng
+                labels, called, prevalences=PREVALENCES, replicates=options.replicates, rng=rng, groups=data.groups
             )
             expected[key] = expected_rates(
-                criterion, wanted, labels, found.scores[name], rng=rng, replicates=options.replicates
+                criterion,
+                wanted,
+                labels,
+                found.scores[name],
+                rng=rng,
+                replicates=options.replicates,
+                groups=data.groups,
             )
         progress(f"operating points on {data.name}", done, len(found.called))
     curves = {}
@@ -87,6 +95,7 @@ def operating_section(
                 prevalence=prevalence,
                 replicates=options.replicates,
                 rng=rng,
+                groups=data.groups,
             )
     shipped = _shipped_points(data, classifier, found, options, rng) if not data.fitted_on else {}
     triage: dict[str, list[dict[str, Any]] | None] = {}
@@ -98,49 +107,42 @@ def operating_section(
     if config.triage and malignant is not None and not data.fitted_on:
         reached = triage_of(config.triage, malignant)
         triage["as the bundle ships"] = _triage_counts(data, [level.level for level in config.triage], reached)
-    return Section(
-        key="operating",
-        title="Operating points: what deciding by the classifier comes to",
-        summary=view.summary(
-            disease, int(found.labels[disease].sum()) if disease else 0, points, shipped, curves, triage
-        ),
-        meaning="A threshold trades cancers missed for healthy lesions cut out; these figures say at what rate, before "
-        "a clinic chooses one.",
-        method=(
-            f"Calibration, thresholds, triage are set on {options.folds - 1} of {options.folds} folds and applied to "
-            "the one left out, pooled; images of one patient or lesion stay in one fold. 95 % intervals by bootstrap "
-            "within each class, of the pooled calls; where a rate is 0 or 1, resamples of which would not vary, "
-            "Wilson's, and predictive values and net benefit from his limits. There are too few images to set a point "
-            "where those of all folds but one have all the class, or none has it. "
-            "What to expect on new images: the threshold is set on a resample and measured on the images left out of "
-            "it (Efron 1983), so that the luck of the images that set it is in the interval. "
-            "Predictive values at another prevalence by Bayes' rule. Number needed to excise: lesions "
-            "excised for each with the disease. Net benefit (Vickers and Elkin 2006): true positives less false "
-            "positives weighted by the odds of the threshold probability, a lesion; at another prevalence the "
-            "probabilities are moved there too."
-        ),
-        values={
-            "images": len(data),
-            "disease": disease,
-            "points": [
-                {"class": key[0], "criterion": key[1], "wanted": key[2], **decision.to_dict()}
-                | {
-                    f"expected_{name}": None if interval is None else list(interval)
-                    for name, interval in zip(("sensitivity", "specificity"), expected[key], strict=True)
-                }
-                for key, decision in points.items()
-            ],
-            "shipped_points": [
-                {"class": name, "name": point, "threshold": value, **decision.to_dict()}
-                for (name, point, value), decision in shipped.items()
-            ],
-            "decision_curves": {label: curve.to_dict() for label, curve in curves.items()},
-            "triage_rule": rule.model_dump(mode="json"),
-            "triage": triage,
+    values = {
+        "images": len(data),
+        "disease": disease,
+        "points": [
+            {"class": key[0], "criterion": key[1], "wanted": key[2], **decision.to_dict()}
+            | {
+                f"expected_{name}": None if interval is None else list(interval)
+                for name, interval in zip(("sensitivity", "specificity"), expected[key], strict=True)
+            }
+            for key, decision in points.items()
+        ],
+        "shipped_points": [
+            {"class": name, "name": point, "threshold": value, **decision.to_dict()}
+            for (name, point, value), decision in shipped.items()
+        ],
+        "decision_curves": {label: curve.to_dict() for label, curve in curves.items()},
+        "triage_rule": rule.model_dump(mode="json"),
+        "triage": triage,
+    }
+    plots = {}
+    if curves:
+        own, rarest = curves["own"], min(curves.values(), key=lambda curve: curve.prevalence)
+        plots["own"] = figures.decision_figure(own, f"Prevalence {own.prevalence:.0%}, as here")
+        if rarest is not own:
+            plots["rarest"] = figures.decision_figure(rarest, f"Prevalence {rarest.prevalence:.0%}")
+    shown = {
+        "point": None if disease is None else points[disease, "sensitivity", 0.90].to_dict(),
+        "with_it": int(found.labels[disease].sum()) if disease else 0,
+        "prevalences": [f"@{prevalence:g}" for prevalence in PREVALENCES],
+        # The widest range of risks over which deciding by the probability is shown to be better.
+        "widest": {
+            label: max(curve.useful, key=lambda part: part[1] - part[0], default=None)
+            for label, curve in curves.items()
         },
-        tables=view.tables(disease, points, expected, shipped, triage),
-        plots=view.plots(disease, curves),
-    )
+    }
+    return Section("operating", data, options, values, plots, shown=shown)
 
 
 def _crossfit(data: AuditData, classifier: Classifier, options: AuditOptions, rule: TriageRule) -> _CrossFitted:
@@ -164,7 +166,7 @@ def _crossfit(data: AuditData, classifier: Classifier, options: AuditOptions, ru
         name: all(truth[folds != fold].any() and not truth[folds != fold].all() for fold in np.unique(folds))
         for name, truth in labels.items()
     }
-    called: dict[view.PointKey, Bools | None] = {
+    called: dict[PointKey, Bools | None] = {
         (name, *point): np.zeros(len(data), bool) if settable[name] else None for name in labels for point in POINTS
     }
     levels = np.zeros(len(data), np.int64) if malignant is not None and settable[malignant] else None
@@ -215,6 +217,7 @@ def _shipped_points(
             prevalences=PREVALENCES,
             replicates=options.replicates,
             rng=rng,
+            groups=data.groups,
         )
         for point in classifier.config.thresholds
         if point.class_name in found.labels and point.class_name in outputs
@@ -227,6 +230,7 @@ def _triage_counts(data: AuditData, names: list[str], reached: NDArray[np.int64]
     for index, name in enumerate(names):
         inside = reached == index
         images, malignant = int(inside.sum()), int(data.malignant[inside].sum())
+        interval = share_interval(data.malignant[inside], None if data.groups is None else data.groups[inside])
         counts.append(
             {
                 "level": name,
@@ -237,7 +241,7 @@ def _triage_counts(data: AuditData, names: list[str], reached: NDArray[np.int64]
                 },
                 "malignant": malignant,
                 "malignant_share": malignant / images if images else None,
-                "malignant_share_ci": list(wilson_interval(malignant, images)) if images else None,
+                "malignant_share_ci": list(interval) if images else None,
             }
         )
     return counts

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -13,12 +12,12 @@ from numpy.typing import NDArray
 from pesi.errors import ImageError
 from pesi.evaluate import figures
 from pesi.evaluate.audit.data import AuditData, AuditOptions, Progress, silent
-from pesi.evaluate.audit.section import Plot, Section, Table, figure_text
+from pesi.evaluate.audit.section import Section
 from pesi.images.quality import QualityConfig, judge_quality
 from pesi.images.quality_measures import QualityMeasures, measure_quality
 from pesi.images.transforms import Image, resize
 from pesi.predict.classifier import Classifier
-from pesi.stats.intervals import bootstrap, percentile_interval, wilson_interval
+from pesi.stats.intervals import bootstrap, percentile_interval, share_interval
 from pesi.stats.metrics import auc, curve
 from pesi.verdict import Verdict
 
@@ -58,49 +57,24 @@ def quality_section(
     config = classifier.config.quality
     verdicts, from_squares = _verdicts_as_they_are(data, classifier, progress)
     rows = _degraded(data.take(data.sample(options.stress_images, options.seed)), classifier, config, options, progress)
-    worst = Counter(_worst(verdict) for verdict in verdicts)
-    refused, warned, count = worst["refuse"], worst["warn"], len(data)
-    return Section(
-        key="quality",
-        title="Image quality: what the gate lets through",
-        summary=(
-            f"Of the {count} images of {data.name} the gate refuses {refused} "
-            f"({_share(refused, count)}) and warns at {warned} ({_share(warned, count)}). "
-            + _from_squares_text(from_squares, count)
-            + _closing(rows)
-        ),
-        meaning="A picture too poor to judge gets no answer but a request to take it again, which costs a minute; an "
-        "answer from a poor picture could cost more.",
-        method=(
-            "The images as they are: each file is decoded and judged as a prediction judges it: sharpness and exposure "
-            "on a copy of one size (a short side of 256 pixels, the shape kept), resolution and blocks of compression "
-            "in the file's own pixels, the lesion in the segmenter's mask. The degraded copies of "
-            f"{rows[0]['images'] if rows else 0} images are made not of the files but of squares of "
-            f"{data.images.shape[1]} pixels, and judged without the lesion: their shares are those of pictures of that "
-            "size. AUC from one view of each, calibrated as the bundle does it, the mean over the scored classes, with "
-            "95 % stratified-bootstrap intervals; the fall is against the same squares as they were, on the same "
-            "resamples."
-        ),
-        values={
-            "images": count,
-            "from_squares": from_squares,
-            "refused": [refused / count, *wilson_interval(refused, count)],
-            "warned": [warned / count, *wilson_interval(warned, count)],
-            "checks": _by_check(verdicts),
-            "degraded": rows,
-            "limits": config.model_dump(),
-        },
-        tables=(_check_table(verdicts), _degraded_table(rows)),
-        plots=(
-            Plot(
-                _figure(rows),
-                "How many degraded copies are refused (solid) and the AUC of those that are not (dashed), from weak "
-                "to strong.",
-                "Where the solid line has risen before the dashed one falls, patients are protected from answers that "
-                "a poor picture would spoil.",
-            ),
-        ),
-    )
+    worst = np.array([_worst(verdict) for verdict in verdicts])
+    checks, shares = _by_check(verdicts, data.groups)
+    values = {
+        "images": len(data),
+        "from_squares": from_squares,
+        "refused": _share_of(worst == "refuse", data.groups),
+        "warned": _share_of(worst == "warn", data.groups),
+        "checks": checks,
+        "degraded": rows,
+        "limits": config.model_dump(),
+    }
+    shown = {
+        "refused": int((worst == "refuse").sum()),
+        "warned": int((worst == "warn").sum()),
+        "shares": shares,
+        "units": {name: unit for name, (unit, _, _) in DEGRADATIONS.items()},
+    }
+    return Section("quality", data, options, values, {"degraded": _figure(rows)}, shown=shown)
 
 
 def _verdicts_as_they_are(
@@ -134,14 +108,13 @@ def _degraded(
         levels = np.array([_worst(judge_quality(_measured(copy, name, data), config=config)) for copy in copies])
         poor = _probabilities(classifier, copies)
         passed = levels != "refuse"
-        refused, warned = int((~passed).sum()), int((levels == "warn").sum())
         rows.append(
             {
                 "degradation": name,
                 "strength": float(strength),
                 "images": len(data),
-                "refused": [refused / len(data), *wilson_interval(refused, len(data))],
-                "warned": [warned / len(data), *wilson_interval(warned, len(data))],
+                "refused": _share_of(~passed, data.groups),
+                "warned": _share_of(levels == "warn", data.groups),
                 "all": _areas(data, classifier, poor, plain, np.ones(len(data), bool), options),
                 "passed": _areas(data, classifier, poor, plain, passed, options),
             }
@@ -191,6 +164,7 @@ def _areas(
         data.classes[chosen],
         replicates=options.replicates,
         rng=np.random.default_rng(options.seed),
+        groups=None if data.groups is None else data.groups[chosen],
     )
     return {name: [float(points[name][0]), *percentile_interval(draws[name])] for name in points}
 
@@ -200,86 +174,27 @@ def _worst(verdicts: tuple[Verdict, ...]) -> str:
     return next(level for level in ("refuse", "warn", "ok") if level in levels)
 
 
-def _by_check(verdicts: list[tuple[Verdict, ...]]) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {}
+def _by_check(
+    verdicts: list[tuple[Verdict, ...]], groups: NDArray | None
+) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, list[float]]]]:
+    """Of each check what it says of the images: counts, and shares with their intervals."""
+    found, shares = {}, {}
     for name in dict.fromkeys(verdict.check for each in verdicts for verdict in each):
-        own = [verdict for each in verdicts for verdict in each if verdict.check == name]
-        levels = Counter(verdict.level for verdict in own)
+        own = [(index, verdict) for index, each in enumerate(verdicts) for verdict in each if verdict.check == name]
+        said = np.array([verdict.level for _, verdict in own])
         found[name] = {
             "measured": len(own),
-            **{level: levels[level] for level in ("ok", "warn", "refuse")},
-            "median": float(np.median([verdict.value for verdict in own])),
+            **{level: int((said == level).sum()) for level in ("ok", "warn", "refuse")},
+            "median": float(np.median([verdict.value for _, verdict in own])),
         }
-    return found
+        drawn_by = None if groups is None else groups[[index for index, _ in own]]
+        shares[name] = {level: _share_of(said == level, drawn_by) for level in ("warn", "refuse")}
+    return found, shares
 
 
-def _share(count: int, total: int) -> str:
-    low, high = wilson_interval(count, total)
-    return f"{count / total:.1%}, {low:.1%} to {high:.1%}"
-
-
-def _from_squares_text(from_squares: int, count: int) -> str:
-    """A sentence where files could not be read, else nothing."""
-    if not from_squares:
-        return ""
-    return (
-        f"The files of {from_squares} of them could not be read; judged instead were their squares, in which "
-        "compression and the file's size are not seen. "
-    )
-
-
-def _closing(rows: list[dict[str, Any]]) -> str:
-    """At which blur the gate refuses most, in words."""
-    blurred = [row for row in rows if row["degradation"] == "blur" and row["refused"][0] >= 0.5]
-    if not blurred:
-        return "Not even the strongest blur tried is refused for most images."
-    first = blurred[0]
-    return (
-        f"Blurred by {first['strength']:g} pixels at 256, {first['refused'][0]:.0%} are refused "
-        f"({first['refused'][1]:.0%} to {first['refused'][2]:.0%})."
-    )
-
-
-def _check_table(verdicts: list[tuple[Verdict, ...]]) -> Table:
-    rows = []
-    for name, row in _by_check(verdicts).items():
-        total = row["measured"]
-        rows.append(
-            (
-                name.replace("_", " "),
-                str(total),
-                f"{row['warn']} ({_share(row['warn'], total)})",
-                f"{row['refuse']} ({_share(row['refuse'], total)})",
-                f"{row['median']:.3g}",
-            )
-        )
-    return Table(
-        "What each check says of the images as they are.",
-        ("check", "images", "warned (95 % interval)", "refused (95 % interval)", "median value"),
-        tuple(rows),
-    )
-
-
-def _degraded_table(rows: list[dict[str, Any]]) -> Table:
-    def cell(values: list[float] | None) -> str:
-        return figure_text(values[0], values[1:]) if values else "too few"
-
-    return Table(
-        "Degraded copies: how many the gate refuses, and the mean AUC of those that it lets through.",
-        ("degradation", "strength", "refused", "warned", "AUC, all", "AUC, passed", "fall of AUC, passed"),
-        tuple(
-            (
-                row["degradation"],
-                f"{row['strength']:g} ({DEGRADATIONS[row['degradation']][0]})",
-                f"{row['refused'][0]:.0%} ({row['refused'][1]:.0%} to {row['refused'][2]:.0%})",
-                f"{row['warned'][0]:.0%}",
-                cell(row["all"]["auc"]),
-                cell(row["passed"]["auc"]),
-                cell(row["passed"]["fall"]),
-            )
-            for row in rows
-        ),
-    )
+def _share_of(happened: NDArray[np.bool_], groups: NDArray | None) -> list[float]:
+    """A share of images with its interval."""
+    return [float(happened.mean()), *share_interval(happened, groups)]
 
 
 def _figure(rows: list[dict[str, Any]]) -> str:

@@ -1,20 +1,21 @@
-"""The audit's report: one self-contained HTML page, no script, no request; and the same as PDF."""
+"""What comes of an audit: the report, one self-contained HTML page, the same as PDF; and the bundle's model card."""
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Mapping
+import tomllib
+from collections.abc import Collection, Mapping
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 from PIL import ImageFile
 
+from pesi.bundle.card import card_header, made_with
+from pesi.bundle.config import BundleConfig
 from pesi.errors import PesiError
-from pesi.evaluate.audit.checklists import answered_checklists
 from pesi.evaluate.audit.run import Audit
-from pesi.files import whole_file, write_text
+from pesi.evaluate.report import environment
+from pesi.files import whole_file
 
 
 def report_html(audit: Audit, *, title: str, provenance: Mapping[str, str]) -> str:
@@ -25,28 +26,55 @@ def report_html(audit: Audit, *, title: str, provenance: Mapping[str, str]) -> s
         title: The page's title.
         provenance: Name -> value: which bundle, which images, which machine.
     """
-    environment = Environment(
-        loader=PackageLoader("pesi.evaluate"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    # The plots are matplotlib's own, all text as outlines: safe to set in as they are.
-    environment.filters["drawing"] = Markup
-    environment.filters["base64"] = lambda data: base64.b64encode(data).decode()
-    return environment.get_template("audit.html.j2").render(
-        title=title, audit=audit, provenance=provenance, checklists=answered_checklists(audit.section_keys)
-    )
+    checklists = answered_checklists(audit.section_keys)
+    template = environment().get_template("audit.html.j2")
+    return template.render(title=title, audit=audit, provenance=provenance, checklists=checklists)
 
 
-def write_report(audit: Audit, path: str | Path, *, title: str, provenance: Mapping[str, str]) -> None:
-    """Write the report as .html.
+def audit_card(config: BundleConfig, audit: Audit) -> str:
+    """A bundle's `README.md` with the evidence of an audit; the header is the one that the Hugging Face hub reads.
 
-    Raises:
-        StorageError: The file cannot be written.
+    Args:
+        config: The bundle's configuration.
+        audit: What was measured with it.
     """
-    write_text(path, report_html(audit, title=title, provenance=provenance))
+    return environment().get_template("card.md.j2").render(
+        header="\n".join(card_header(config)),
+        made_with="\n".join(made_with(config)),
+        config=config,
+        audit=audit,
+        checklists=answered_checklists(audit.section_keys),
+    )  # fmt: skip
+
+
+def answered_checklists(section_keys: Collection[str]) -> list[dict[str, Any]]:
+    """CLEAR Derm and TRIPOD+AI for an audit that holds these sections: name, source, answers.
+
+    Each answer has the item's number and topic, whether it is answered, and where, or why it is not.
+
+    Args:
+        section_keys: Keys of the sections that are there; an item that needs another one counts as open.
+    """
+    text = files("pesi.evaluate.audit").joinpath("checklists.toml").read_text(encoding="utf-8")
+
+    def answer(item: Mapping[str, Any]) -> dict[str, Any]:
+        needed = item.get("sections", ())
+        absent = [key for key in needed if key not in section_keys]
+        where = item.get("open") or "".join(f"section {key}; " for key in needed) + item["where"]
+        if absent and "open" not in item:
+            where = f"not in this audit: section {', '.join(absent)}"
+        return {
+            "number": item["number"],
+            "topic": item["topic"],
+            "answered": not absent and "open" not in item,
+            "where": where,
+        }
+
+    checklists: list[dict[str, Any]] = tomllib.loads(text)["checklists"]
+    return [
+        {"name": each["name"], "source": each["source"], "answers": [answer(item) for item in each["items"]]}
+        for each in checklists
+    ]
 
 
 def write_pdf(html: str, path: str | Path) -> None:

@@ -59,11 +59,12 @@ TOPICS: tuple[Topic, ...] = (
 
 @dataclass(frozen=True)
 class SetAudit:
-    """The sections measured on one set of images."""
+    """The sections measured on one set of images; `grouped`: some of them are of one patient or lesion."""
 
     name: str
     images: int
     fitted_on: bool
+    grouped: bool
     sections: tuple[Section, ...]
 
     @property
@@ -163,7 +164,7 @@ def run_audit(
             started = time.perf_counter()
             sections.append(topic.measure(data, classifier, options=options, progress=progress))
             seconds[topic.key] = seconds.get(topic.key, 0.0) + time.perf_counter() - started
-        parts.append(SetAudit(data.name, len(data), data.fitted_on, tuple(sections)))
+        parts.append(SetAudit(data.name, len(data), data.fitted_on, data.groups is not None, tuple(sections)))
     return Audit(
         classifier.config.bundle_id, tuple(parts), claims(classifier, sets[0], parts[0].sections), options, seconds
     )

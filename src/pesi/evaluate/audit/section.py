@@ -1,4 +1,4 @@
-"""What an audit is made of: sections of measured values, tables and figures, each with what it means for a patient."""
+"""What an audit is made of: sections of measured values and drawings; what is said of them is in a template each."""
 
 from __future__ import annotations
 
@@ -7,81 +7,83 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from jinja2 import Template
+from markupsafe import Markup
 
-@dataclass(frozen=True)
-class Table:
-    """A table of the report, its cells as text.
-
-    Attributes:
-        caption: What it shows, a sentence.
-        columns: Their headings.
-        rows: Cells, one tuple a row, as many as columns.
-    """
-
-    caption: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-    def __post_init__(self) -> None:
-        if any(len(row) != len(self.columns) for row in self.rows):
-            raise ValueError(f"Table {self.caption!r}: a row has not {len(self.columns)} cells.")
+from pesi.evaluate.audit.data import AuditData, AuditOptions
+from pesi.evaluate.report import environment
 
 
-@dataclass(frozen=True)
-class Plot:
-    """A figure of the report.
+def block(template: Template, name: str, context: Mapping[str, Any]) -> Markup:
+    """One block of a template."""
+    return Markup("".join(template.blocks[name](template.new_context(dict(context)))))
 
-    Attributes:
-        svg: The drawing, text as outlines (`figures.svg_text`).
-        caption: How to read it, a sentence.
-        meaning: What it means for a patient, a sentence.
-    """
 
-    svg: str = field(repr=False)
-    caption: str
-    meaning: str
-
-    @property
-    def wide(self) -> bool:
-        """Whether the drawing is too wide or too tall to stand beside another one."""
-        sides = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', self.svg)  # points, 72 an inch
-        return sides is not None and (float(sides[1]) > 430 or float(sides[2]) > 400)
+def plain(markup: Markup) -> str:
+    """The text of a block, in one line."""
+    return markup.striptags()
 
 
 @dataclass(frozen=True)
 class Section:
     """One topic of an audit.
 
+    `templates/audit/KEY.html.j2` holds its words: the blocks title, summary (what was found, for a clinician), meaning
+    (for a patient), method (with the sources), tables and figures.
+
     Attributes:
-        key: Its name in `audit.json`, such as "calibration".
-        title: Its heading in the report.
-        summary: What was found, in one or two sentences for a clinician, figures with their intervals.
-        meaning: What that means for a patient, a sentence.
-        method: How it was measured, with the sources.
-        values: Everything measured, plain values ready for JSON.
-        tables, plots: What the report shows.
+        key: Its name in `audit.json`, such as "calibration", and its template's.
+        data: The images.
+        options: How it was measured.
+        values: Everything measured, plain values ready for JSON; `v` in the template.
+        plots: Name -> drawing, SVG with its text as outlines (`figures.svg_text`).
         pictures: Caption and PNG bytes.
+        shown: What the template needs besides.
     """
 
     key: str
-    title: str
-    summary: str
-    meaning: str
-    method: str
+    data: AuditData = field(repr=False)
+    options: AuditOptions
     values: Mapping[str, Any]
-    tables: tuple[Table, ...] = ()
-    plots: tuple[Plot, ...] = ()
-    pictures: tuple[tuple[str, bytes], ...] = ()
+    plots: Mapping[str, str] = field(default_factory=dict, repr=False)
+    pictures: tuple[tuple[str, bytes], ...] = field(default=(), repr=False)
+    shown: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def _block(self, name: str) -> Markup:
+        context = {"v": self.values, "data": self.data, "options": self.options, "plots": self.plots} | dict(self.shown)
+        return block(environment().get_template(f"audit/{self.key}.html.j2"), name, context)
+
+    @property
+    def title(self) -> str:
+        """Its heading in the report."""
+        return plain(self._block("title"))
+
+    @property
+    def summary(self) -> str:
+        """What was found, in one or two sentences for a clinician, figures with their intervals."""
+        return plain(self._block("summary"))
 
     @property
     def headline(self) -> str:
         """The summary's first sentence."""
         return re.split(r"(?<=[.?!])\s+(?=[A-Z“])", self.summary, maxsplit=1)[0]
 
+    @property
+    def meaning(self) -> str:
+        """What that means for a patient, a sentence."""
+        return plain(self._block("meaning"))
 
-def figure_text(value: float | None, interval: tuple[float, float] | list[float] | None = None, digits: int = 3) -> str:
-    """A value with its interval, such as "0.929 (0.893 to 0.958)"; "not measured" for None."""
-    if value is None:
-        return "not measured"
-    text = f"{value:.{digits}f}"
-    return f"{text} ({interval[0]:.{digits}f} to {interval[1]:.{digits}f})" if interval is not None else text
+    @property
+    def method(self) -> str:
+        """How it was measured, with the sources."""
+        return plain(self._block("method"))
+
+    @property
+    def tables(self) -> Markup:
+        """The tables, HTML."""
+        return self._block("tables")
+
+    @property
+    def figures(self) -> Markup:
+        """The plots with their captions, HTML."""
+        return self._block("figures")
