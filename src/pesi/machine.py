@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 import os
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 
@@ -23,28 +24,20 @@ def available_cores(root: str | Path = "/") -> int:
 
 def _group_shares(root: Path) -> list[float]:
     """How many cores' time the process's control groups, and those above them, allow (cgroups(7), versions 1 and 2)."""
-    try:
-        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
-    shares = []
-    for line in lines:
-        number, controllers, path = line.split(":", 2)
-        unified = number == "0" and not controllers
-        if not unified and "cpu" not in controllers.split(","):
+    shares, own = [], root / "proc/self/cgroup"
+    for line in own.read_text(encoding="utf-8").splitlines() if own.is_file() else ():
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
             continue
-        names = ("cpu.max",) if unified else ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+        names = ("cpu.cfs_quota_us", "cpu.cfs_period_us") if controllers else ("cpu.max",)
         # In a container the path may be the host's, of which only the root is mounted: the walk up ends there.
-        for mount in ("", "unified") if unified else (controllers, "cpu"):
+        for mount in (controllers, "cpu") if controllers else ("", "unified"):
             for group in (PurePosixPath(path), *PurePosixPath(path).parents):
                 folder = root / "sys/fs/cgroup" / mount / str(group).lstrip("/")
-                try:
+                with suppress(OSError, ValueError, ZeroDivisionError):  # "max": no limit; -1 is the same of version 1
                     quota, period = " ".join((folder / name).read_text(encoding="utf-8") for name in names).split()
-                    if quota not in ("max", "-1"):
-                        shares.append(int(quota) / int(period))
-                except (OSError, ValueError, ZeroDivisionError):
-                    continue
-    return shares
+                    shares.append(int(quota) / int(period) if quota != "-1" else math.inf)
+    return [share for share in shares if share < math.inf]
 
 
 def thread_count() -> int:

@@ -18,8 +18,7 @@ _KEPT = 4000  # bytes of messages that are told elsewhere in the end
 class OutputLostError(BaseException):
     """Standard output takes no more; no `except Exception` on the way goes on with work that nobody will see.
 
-    Attributes:
-        closed: A pipe whose reader has what it wanted (`| head`): no fault at all.
+    `closed`: a pipe whose reader has what it wanted (`| head`), which is no fault at all.
     """
 
     def __init__(self, error: OSError) -> None:
@@ -28,28 +27,23 @@ class OutputLostError(BaseException):
         self.closed = error.errno == errno.EPIPE
 
 
-class _Output(io.FileIO):
-    lost = False
+class _Stream(io.FileIO):
+    """Once it has failed it takes everything: what is still buffered shall not fail again when the process ends."""
 
-    def write(self, data: ReadableBuffer, /) -> int:
-        if not self.lost:
-            try:
-                return super().write(data)
-            except OSError as error:
-                self.lost = True  # what is still buffered shall not fail once more when the process ends
-                raise OutputLostError(error) from error
-        return memoryview(data).nbytes
-
-
-class _Messages(io.FileIO):
-    lost = b""
+    lost = b""  # the last of what it did not take
 
     def write(self, data: ReadableBuffer, /) -> int:
         try:
-            return super().write(data)
-        except OSError:
-            self.lost = (self.lost + bytes(data))[-_KEPT:]
+            return super().write(data) if not self.lost else self._keep(data)
+        except OSError as error:
+            self._keep(data)
+            if self.fileno() == 1:
+                raise OutputLostError(error) from error
             return memoryview(data).nbytes
+
+    def _keep(self, data: ReadableBuffer) -> int:
+        self.lost = (self.lost + bytes(data))[-_KEPT:]
+        return memoryview(data).nbytes
 
 
 def guard_streams() -> None:
@@ -63,14 +57,13 @@ def guard_streams() -> None:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDONLY)  # takes the lowest free number; writing to it fails
-    for name, number, kind in (("stdout", 1, _Output), ("stderr", 2, _Messages)):
-        old = getattr(sys, name)
-        raw = kind(number, "wb", closefd=False)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        old, raw = getattr(sys, name), _Stream(number, "wb", closefd=False)
         stream = io.TextIOWrapper(
             io.BufferedWriter(raw),
             encoding=getattr(old, "encoding", "utf-8"),
             errors="backslashreplace",  # names of files may hold anything
-            line_buffering=name == "stderr" or raw.isatty(),
+            line_buffering=number == 2 or raw.isatty(),
             write_through=getattr(old, "write_through", False),
         )
         setattr(sys, name, stream)
@@ -79,7 +72,6 @@ def guard_streams() -> None:
 def tell_lost() -> None:
     """Say on standard output, where that can still be written to, the messages that standard error did not take."""
     raw = getattr(getattr(sys.stderr, "buffer", None), "raw", None)
-    if isinstance(raw, _Messages) and raw.lost:
+    if isinstance(raw, _Stream) and raw.lost:
         with suppress(OutputLostError):
-            sys.stdout.write(raw.lost.decode(errors="replace"))
-            sys.stdout.flush()
+            print(raw.lost.decode(errors="replace"), end="", flush=True)

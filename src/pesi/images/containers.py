@@ -5,10 +5,9 @@ from __future__ import annotations
 import io
 import re
 import struct
-from collections.abc import Iterator
 from typing import IO
 
-from PIL import ImageFile
+from PIL import ImageFile, JpegImagePlugin
 
 from pesi.errors import ImageError
 
@@ -69,16 +68,7 @@ def png_exif(file: IO[bytes], name: str) -> bytes | None:
 
 
 _JPEG_MARKER = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")  # but for those that stand amid the pixels
-_END, _SCAN, _APP2 = 0xD9, 0xDA, 0xE2
-
-
-def _segments(data: bytes) -> Iterator[tuple[int, bytes, int]]:
-    """A JPEG's segments up to its end: the marker's second byte, what is in it, and how many bytes lay before it."""
-    at = 2
-    while (found := _JPEG_MARKER.search(data, at)) and (marker := data[found.end() - 1]) != _END:
-        length = max(2, int.from_bytes(data[found.end() : found.end() + 2]))
-        yield marker, data[found.end() + 2 : found.end() + length], found.start() - at
-        at = found.end() + length
+_END, _SCAN = 0xD9, 0xDA
 
 
 def check_segments(data: bytes, name: str) -> None:
@@ -87,13 +77,14 @@ def check_segments(data: bytes, name: str) -> None:
     Raises:
         ImageError: It is one.
     """
-    scans = 0
-    for number, (marker, _, fill) in enumerate(_segments(data)):
-        if not scans and fill > _MAX_FILL:
+    at, segments, scans = 2, 0, 0
+    while (found := _JPEG_MARKER.search(data, at)) and (marker := data[found.end() - 1]) != _END:
+        if not scans and found.start() - at > _MAX_FILL:
             raise damaged(name, "its JPEG header is interrupted")
-        scans += marker == _SCAN
-        if number >= _MAX_SEGMENTS or scans > _MAX_SCANS:
+        segments, scans = segments + 1, scans + (marker == _SCAN)
+        if segments > _MAX_SEGMENTS or scans > _MAX_SCANS:
             raise _of_too_many(name, "scans" if scans > _MAX_SCANS else "segments")
+        at = found.end() + max(2, int.from_bytes(data[found.end() : found.end() + 2]))
 
 
 def _of_too_many(name: str, parts: str) -> ImageError:
@@ -109,17 +100,10 @@ def icc_profile(image: ImageFile.ImageFile, kind: str, file: IO[bytes], name: st
     Pillow leaves a damaged one out without a word, and does not know BMP's.
     """
     found = image.info.get("icc_profile")
-    if kind == "JPEG":  # ICC.1:2010, B.4: each fragment has its number and their count
-        parts = []
-        for marker, content, _ in _segments(read_at(file, name, 0, -1)):
-            if marker == _SCAN:
-                break
-            if marker == _APP2 and content.startswith(b"ICC_PROFILE\0"):
-                parts.append((content[12:13], content[13:14], content[14:]))
-        whole = [(bytes([number]), bytes([len(parts)])) for number in range(1, min(len(parts), 255) + 1)]
-        if sorted(part[:2] for part in parts) != whole:
-            return b""
-        return b"".join(part[2] for part in sorted(parts)) if parts else None
+    if isinstance(image, JpegImagePlugin.JpegImageFile):  # ICC.1:2010, B.4: fragments, each with number and count
+        parts = sorted(data[12:] for app, data in image.applist if app == "APP2" and data[:12] == b"ICC_PROFILE\0")
+        whole = [bytes([number, min(len(parts), 255)]) for number in range(1, min(len(parts), 255) + 1)]
+        return None if not parts else b"".join(part[2:] for part in parts) if [p[:2] for p in parts] == whole else b""
     if kind == "BMP":  # BITMAPV5HEADER: the space at 56, where the profile is and how long at 112
         head = read_at(file, name, 14, 124)
         if head[:4] != struct.pack("<I", 124) or head[56:60] not in (b"DEBM", b"KNIL"):
@@ -127,13 +111,12 @@ def icc_profile(image: ImageFile.ImageFile, kind: str, file: IO[bytes], name: st
         at, size = struct.unpack("<II", head[112:120])
         profile = read_at(file, name, 14 + at, size)
         return profile if head[56:60] == b"DEBM" and len(profile) == size else b""  # else another file's name
+    present = "icc_profile" in image.info
     if kind == "WebP":  # RFC 9649: the extended header's flag, or the chunk that stands behind that header
         head = read_at(file, name, 12, 22)
         present = head[:4] == b"VP8X" and (bool(head[8] & 0x20) or head[18:] == b"ICCP")
     elif kind == "TIFF":
         present = _ICC_TAG in tiff_directory(file, name)[0]
-    else:
-        present = "icc_profile" in image.info
     return (found if isinstance(found, bytes) else b"") if present else None
 
 
