@@ -2,8 +2,8 @@
 # # Pesi-CNN in Python
 #
 # Open it in an editor that knows `# %%` cells (VS Code, PyCharm, Jupyter by jupytext), or run it as it is:
-# `python docs/tutorial.py`. It writes a few files into the working directory and needs no network. Beside the package it
-# wants captum (`pip install captum`).
+# `python docs/tutorial.py`. It writes a few files into the working directory, needs no network, and beside the package
+# captum (`pip install captum`).
 
 # %%
 import os

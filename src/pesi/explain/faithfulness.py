@@ -159,7 +159,7 @@ def class_score(classifier: Classifier, class_name: str) -> Score:
         with torch.inference_mode():
             x = torch.stack([to_tensor(picture) for picture in pictures]).to(classifier.device)
             x = normalise(x, config.preprocess.mean, config.preprocess.std)
-            logits = classifier.network(x).double().cpu().numpy()
+            logits = classifier.network(x).cpu().double().numpy()
         values = calibrated_probabilities(logits[:, None], config.task.head, config.temperature, config.vector)
         return np.asarray(values[:, column])
 
