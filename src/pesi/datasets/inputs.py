@@ -90,7 +90,7 @@ def distinct_ids(stems: Sequence[str], paths: Sequence[PurePath], *, root: PureP
             continue
         parents = [paths[index].parent.parts for index in group]
         shared = len(root.parts) if root is not None else _shared(parents)
-        below = [parts[shared:] for parts in parents]
+        below = [tuple(part for part in parts[shared:] if part not in ("/", "..")) for parts in parents]
         changed |= {i: "/".join((*parts, paths[i].name)) for i, parts in zip(group, below, strict=True)}
         named = ["_".join((*parts, stem)) for parts in below]
         if len(set(named)) < len(group):  # a.jpg and a.png in one folder

@@ -20,8 +20,6 @@ from pesi.datasets.records import listed, record_table
 from pesi.errors import DataError
 from pesi.taxonomy import Task
 
-Say = Callable[[str], None]
-
 
 @dataclass(frozen=True)
 class Reader:
@@ -61,7 +59,7 @@ def read_dataset(
     skip_missing: bool = False,
     task: Task | None = None,
     skip_other_diagnoses: bool = False,
-    say: Say | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> pd.DataFrame:
     """The record table of a data set.
 
@@ -116,11 +114,6 @@ def survey_dataset(root: str | Path, *, dataset: str | None = None) -> tuple[pd.
     if not rows and reading.missing:
         reasons = listed([fault.reason for fault in reading.missing])
         raise DataError(f"No image of {root} is there, {len(reading.missing)} are missing:{reasons}", "Add the images.")
-    if not rows:
-        raise DataError(
-            f"{root} holds no images of {reader.name}." if not reader.general else f"{root} holds no images.",
-            f"It was looked for: {reader.looks_for}.",
-        )
     return record_table(rows), reading
 
 

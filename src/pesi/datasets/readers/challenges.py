@@ -160,10 +160,7 @@ def _parts(form: str, *, persons: str, **splits: str) -> tuple[Part, ...]:
     """Parts whose folders and files are named alike, such as `ISIC_2019_Training_Input`."""
     return tuple(
         Part(
-            split,
-            (form.format(name, "Input"),),
-            truth=(form.format(name, "GroundTruth.csv"),),
-            persons=(form.format(name, persons),),
+            split, (form.format(name, "Input"),), (form.format(name, "GroundTruth.csv"),), (form.format(name, persons),)
         )
         for split, name in splits.items()
     )
@@ -189,6 +186,11 @@ _ISIC2017_PARTS = tuple(
     for split, names in (("train", ("Training",)), ("val", ("Validation",)), ("test", ("Test_v2", "Test")))
 )
 _ISIC2020_TRAIN = ("ISIC_2020_Training_GroundTruth_v2.csv", "ISIC_2020_Training_GroundTruth.csv", "train.csv")
+_ISIC2020_TEST = ("ISIC_2020_Test_Metadata.csv", "test.csv")
+_HAM10000_IMAGES = (
+    *("images", "HAM10000_images", "ISIC2018_Task3_Training_Input"),
+    *(f"HAM10000_images_part{number}" for number in ("_1", "_2", "1", "2")),
+)
 _HAM10000_TRUTH = ("HAM10000_metadata.csv", "HAM10000_metadata.tab", "HAM10000_metadata.tsv", "HAM10000_metadata")
 
 
@@ -262,15 +264,9 @@ CHALLENGES: tuple[Challenge, ...] = (
         "Kaggle's train.csv with image_name, patient_id, benign_malignant, target",
         (  # the JPEG zip file of the training part unpacks to `train/`; _v2 has lesions too
             Part(
-                "train",
-                ("ISIC_2020_Training_JPEG", "ISIC_2020_Training_Input", "train", "jpeg/train"),
-                truth=_ISIC2020_TRAIN,
+                "train", ("ISIC_2020_Training_JPEG", "ISIC_2020_Training_Input", "train", "jpeg/train"), _ISIC2020_TRAIN
             ),
-            Part(
-                "test",
-                ("ISIC_2020_Test_JPEG", "ISIC_2020_Test_Input", "test", "jpeg/test"),
-                persons=("ISIC_2020_Test_Metadata.csv", "test.csv"),
-            ),
+            Part("test", ("ISIC_2020_Test_JPEG", "ISIC_2020_Test_Input", "test", "jpeg/test"), persons=_ISIC2020_TEST),
         ),
         (*_ISIC2020_TRAIN, "ISIC_2020_Test_Metadata.csv"),
         _isic2020_label,
@@ -284,17 +280,7 @@ CHALLENGES: tuple[Challenge, ...] = (
     Challenge(
         "ham10000",
         "HAM10000_metadata.csv (Harvard Dataverse also names it HAM10000_metadata, without ending, or .tab)",
-        (
-            Part(
-                None,
-                (
-                    *("images", "HAM10000_images", "ISIC2018_Task3_Training_Input"),
-                    *(f"HAM10000_images_part{number}" for number in ("_1", "_2", "1", "2")),
-                ),
-                truth=_HAM10000_TRUTH,
-                masks=("masks", "HAM10000_segmentations_lesion_tschandl"),
-            ),
-        ),
+        (Part(None, _HAM10000_IMAGES, _HAM10000_TRUTH, masks=("masks", "HAM10000_segmentations_lesion_tschandl")),),
         _HAM10000_TRUTH,
         lambda row: row.one_of("dx", _HAM10000),
         needed=("lesion_id", "image_id", "dx"),

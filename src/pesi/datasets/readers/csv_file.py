@@ -7,6 +7,7 @@ import csv
 import io
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,12 +21,6 @@ _SEXES = {"female": "female", "f": "female", "male": "male", "m": "male"}
 _FLAGS = {"true": True, "false": False}
 _MAX_AGE = 130.0
 _HEAD = 1 << 16  # bytes in which a header ends
-_BOMS = (  # UTF-32's little-endian one begins with UTF-16's
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
 _NO_TEXT = {
     b"PK\x03\x04": "an Excel workbook or a zip file",
     b"\xd0\xcf\x11\xe0": "an Excel workbook",
@@ -121,12 +116,7 @@ class Row:
 
     def error(self, field: str, what: str, cure: str) -> DataError:
         """The error to raise for a field."""
-        return DataError(f"{self.where}: {field} {what}.", cure)
-
-    @property
-    def where(self) -> str:
-        """File and row."""
-        return f"{self.file}, row {self.number}"
+        return DataError(f"{self.file}, row {self.number}: {field} {what}.", cure)
 
 
 def csv_header(path: Path) -> list[str]:
@@ -229,18 +219,13 @@ def _decoded(data: bytes, path: Path, *, whole: bool = True) -> tuple[str, bool]
     kind = next((kind for magic, kind in _NO_TEXT.items() if data.startswith(magic)), None)
     if kind is not None:
         raise DataError(f"{path} is {kind}, no text.", "Save the table as 'CSV UTF-8'.")
-    encoding = next((name for bom, name in _BOMS if data.startswith(bom)), "utf-8-sig")
+    encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
     if encoding == "utf-8-sig" and b"\0" in data[:_HEAD]:  # UTF-16 of mostly Latin letters without its mark
         encoding = "utf-16-le" if data[1:2] == b"\0" else "utf-16-be"
-    try:
-        return codecs.getincrementaldecoder(encoding)().decode(data, whole), False
-    except UnicodeDecodeError as error:
-        try:
-            if encoding == "utf-8-sig":
-                return data.decode(_WINDOWS), True
-        except UnicodeDecodeError:
-            pass
-        raise DataError(f"{path} is not written in UTF-8.", "Save it as 'CSV UTF-8'.") from error
+    for name in (encoding, _WINDOWS) if encoding == "utf-8-sig" else (encoding,):
+        with suppress(UnicodeDecodeError):
+            return codecs.getincrementaldecoder(name)().decode(data, whole), name == _WINDOWS
+    raise DataError(f"{path} is not written in UTF-8.", "Save it as 'CSV UTF-8'.")
 
 
 def _lines(text: str, path: Path) -> list[list[str]]:

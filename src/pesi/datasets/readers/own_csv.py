@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
@@ -14,7 +15,6 @@ from pesi.datasets.inputs import distinct_ids
 from pesi.datasets.readers.csv_file import TABLE_SUFFIXES, Row, csv_header
 from pesi.datasets.readers.folder import SPLIT_NAMES
 from pesi.datasets.readers.reading import Reading
-from pesi.errors import DataError
 from pesi.taxonomy import DIAGNOSES
 
 LOOKS_FOR = (
@@ -112,21 +112,11 @@ def read_own_csv(root: Path, reading: Reading) -> list[dict[str, Any]]:
     - `split` is train, val or test (training, valid, validation, testing are understood).
 
     Raises:
-        DataError: A column for the image is missing, or a row has a bad value or names an image twice.
+        DataError: A row has a bad value, or names an image twice.
     """
-    if root.is_dir():
-        files = fitting_files(root)
-        if len(files) != 1:
-            found = ", ".join(path.name for path in files) or "none"
-            raise DataError(f"{root} should hold exactly one CSV file that fits; it holds: {found}.", "Name the file.")
-        root = files[0]
+    root = fitting_files(root)[0] if root.is_dir() else root
     header = csv_header(root)
     columns = columns_of(header)
-    if not {"image_id", "path"} & set(columns):
-        raise DataError(
-            f"{root} has no column that names the image; its columns are: {', '.join(header) or 'none'}.",
-            f"Name it one of: {', '.join((*_NAMES['image_id'], *_NAMES['path']))}.",
-        )
     rows = reading.rows(root)
     field = columns.get("image_id", columns.get("path", ""))
     source = "pad_ufes_20" if set(header) >= _PAD_UFES_20 else "csv"
@@ -150,7 +140,7 @@ def read_own_csv(root: Path, reading: Reading) -> list[dict[str, Any]]:
         told = f"{root} names {named.elsewhere} files of another place or system"
         reading.remarks.append(f"{told}; they were found in {root.parent} by the last parts of their names.")
     types = [(row.text(columns.get("image_type", "")) or "dermoscopic").lower() for row in rows]
-    others = len(rows) if source == "pad_ufes_20" else sum(not kind.startswith(_DERMOSCOPIC) for kind in types)
+    others = len(rows) if source != "csv" else sum(not kind.startswith(_DERMOSCOPIC) for kind in types)
     if others:
         told = "are no dermoscopy images, for which Pesi-CNN is made, but clinical or total-body photographs"
         reading.remarks.append(f"{others} of the {len(rows)} images of {root} {told}.")
@@ -208,7 +198,8 @@ class _Named:
         """
         told = row.name(field)
         name = _slashes(told)
-        if ("/" in name or Path(name).suffix) and _is_file(self.folder / name):
+        # Unlike Path.is_file, this is False for a name that is too long for a file.
+        if ("/" in name or Path(name).suffix) and os.path.isfile(self.folder / name):  # noqa: PTH113
             return self.folder / name
         parts = tuple(part for part in PurePosixPath(name).parts if part not in ("/", ".", ".."))
         foreign = name.startswith(("/", "../")) or name != told.replace("\\", "/")
@@ -234,13 +225,6 @@ class _Named:
         among = self._by_name.get(parts[-1]) or self._by_name.get(_stem(parts[-1]), [])
         folders = parts[:-1]
         return [path for path in among if path.parent.parts[-len(folders) :] == folders] if folders else among
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # such as a name that is too long for one
-        return False
 
 
 def _slashes(name: str) -> str:
@@ -301,11 +285,7 @@ def _malignancy(row: Row, field: str) -> str | None:
         return None
     if value.lower() in _MALIGNANCIES:
         return _MALIGNANCIES[value.lower()]
-    try:
-        return "MALIGNANT" if row.flag(field) else "BENIGN"
-    except DataError as error:
-        cure = "For named classes call the column `diagnosis`."
-        raise row.error(field, f"is {value!r}, neither 0 nor 1", cure) from error
+    return "MALIGNANT" if row.flag(field) else "BENIGN"
 
 
 def _split(row: Row, field: str) -> str | None:

@@ -47,7 +47,7 @@ class Reading:
 
     def lacks(self, image_id: str, row: Row, column: str, what: str) -> None:
         """Note a file that a row names and that is not there."""
-        fault = Fault(image_id, row.values[column], f"{row.where}: {column} {what}.")
+        fault = Fault(image_id, row.values[column], row.error(column, what, "").problem)
         if fault not in self.missing:
             self.missing.append(fault)
 
