@@ -64,8 +64,10 @@ def answers_table(outcome: Outcome) -> str:
         title = f"`{variant}`, {len(pooled.classes)} images, {block}. Calibration error (ECE, equal-mass bins):"
         errors = []
         for label, values in (("as trained", before), ("temperature of the other folds", after)):
-            drawing = {"replicates": outcome.replicates, "seed": 0}
-            errors.append([label, *_errors(calibration_scores(values, targets, "multiclass", names=names, **drawing))])
+            scores = calibration_scores(
+                values, targets, "multiclass", names=names, replicates=outcome.replicates, seed=0
+            )
+            errors.append([label, *_errors(scores)])
         rows = []
         for coverage in COVERAGES:
             sets = cross_fitted_sets(after, pooled.classes, names, pooled.folds, coverage=coverage)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,8 @@ _LEAST_OF_A_CLASS = 2  # images with and without a class, below which its AUC me
 _CALL_SENSITIVITY = 0.90  # the bundle's threshold nearest to this one makes the call
 
 
-class Share(NamedTuple):
+@dataclass(frozen=True)
+class Share:
     """A proportion, `count` of `of`, and its 95 % interval (Wilson)."""
 
     value: float
@@ -89,7 +90,7 @@ class AnswerChange:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, Estimate | Share):
+    if isinstance(value, Estimate):
         return value._asdict()
     return {name: _plain(part) for name, part in vars(value).items()} if hasattr(value, "__dict__") else value
 

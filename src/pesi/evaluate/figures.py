@@ -242,7 +242,7 @@ def forest_figure(
 
 
 def picture_grid(
-    rows: Sequence[Sequence[tuple[str, Callable[[Axes], None]]]], *, cell: tuple[float, float], fontsize: float = 7
+    rows: Sequence[Sequence[tuple[str, Callable[[Axes], object]]]], *, cell: tuple[float, float], fontsize: float = 7
 ) -> bytes:
     """Pictures in rows, each under its title, as PNG.
 

@@ -17,7 +17,7 @@ from pesi.files import write_json, write_text
 from pesi.images.decode import decode_image, image_size
 from pesi.images.masks import Mask, mask_of_another_size, mask_of_size, read_mask
 from pesi.predict.segmenter import LesionSegmenter
-from pesi.stats.intervals import mean_interval
+from pesi.stats.intervals import Estimate, mean_interval
 
 JACCARD_THRESHOLD = 0.65  # of ISIC 2018 Task 1: a lower Jaccard counts as failed
 
@@ -83,7 +83,7 @@ class SegmentationEvaluation:
     """
 
     per_image: pd.DataFrame
-    scores: dict[str, tuple[float, float, float]]
+    scores: dict[str, Estimate]
     seed: int
     replicates: int
 

@@ -38,13 +38,18 @@ def audit_card(config: BundleConfig, audit: Audit) -> str:
         config: The bundle's configuration.
         audit: What was measured with it.
     """
-    return environment().get_template("card.md.j2").render(
-        header="\n".join(card_header(config)),
-        made_with="\n".join(made_with(config)),
-        config=config,
-        audit=audit,
-        checklists=answered_checklists(audit.section_keys),
-    )  # fmt: skip
+    text = (
+        environment()
+        .get_template("card.md.j2")
+        .render(
+            header="\n".join(card_header(config)),
+            made_with="\n".join(made_with(config)),
+            config=config,
+            audit=audit,
+            checklists=answered_checklists(audit.section_keys),
+        )
+    )
+    return text.rstrip() + "\n"
 
 
 def answered_checklists(section_keys: Collection[str]) -> list[dict[str, Any]]:

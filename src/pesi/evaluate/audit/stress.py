@@ -75,7 +75,10 @@ def stress_section(
     }
     plots = {
         "auc": _forest({each: mean.change for each, mean in means.items()}, "AUC, changed minus unchanged"),
-        "flips": _forest({p: answers.class_flips for p, answers in answered.items()}, "share whose answer changes"),
+        "flips": _forest(
+            {p: (a.class_flips.value, *a.class_flips.interval) for p, a in answered.items()},
+            "share whose answer changes",
+        ),
     }
     pictures = (
         ("One image unchanged and under every change; gray: cannot be made of it.", _sheet(chosen, options.seed)),
