@@ -132,4 +132,3 @@ def test_small_shared_memory(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "--workers" in done.stderr
     assert "Traceback" not in done.stderr
-    assert not (tmp_path / "run").exists()
