@@ -116,7 +116,7 @@ def test_offline_takes_what_was_fetched_and_says_what_was_not(server, published,
     assert len(server.requests) == asked
 
 
-def test_what_the_hub_lacks_is_told(server, published, monkeypatch):
+def test_what_the_hub_lacks_is_told(server, published, classifier, monkeypatch):
     server.repositories["clinic/empty"] = Repository()
     server.repositories["clinic/empty"].commit({"README.md": b"# Nothing"})
     with pytest.raises(BundleError, match=r"no bundle: it has no config\.json"):
@@ -130,6 +130,8 @@ def test_what_the_hub_lacks_is_told(server, published, monkeypatch):
     with pytest.raises(BundleError, match="not installed") as caught:
         load(f"hf://{NAME}")
     assert caught.value.cure == "pip install pesi-cnn[hub]"
+    with pytest.raises(BundleError, match="not installed"):
+        classifier.push_to_hub(NAME)
 
 
 def test_damaged_weights_are_seen(server, published):

@@ -133,9 +133,8 @@ def push_folder(
     Raises:
         BundleError: The hub refused, or cannot be reached.
     """
-    name = HubName(repo_id, revision)
+    name, api = HubName(repo_id, revision), _library().HfApi(endpoint=endpoint, token=token)
     with _told(name):
-        api = _library().HfApi(endpoint=endpoint, token=token)
         api.create_repo(repo_id, private=private, exist_ok=True)
         commit = api.upload_folder(
             repo_id=repo_id,
