@@ -14,7 +14,7 @@ from pack import read_rows
 from pydantic import ValidationError
 from table import Row, Table
 
-from pesi.bundle.segmenter import read_segmenter_config
+from pesi.bundle.segmenter import SegmenterConfig
 from pesi.datasets.splits import id_hash, repeated_groups
 from pesi.errors import PesiError
 from pesi.predict.segmenter import shipped_segmenter_folder
@@ -290,7 +290,7 @@ def segmenter_saw(records: pd.DataFrame) -> set[str]:
     """
     saw: set[str] = set()
     folder = shipped_segmenter_folder()
-    splits = read_segmenter_config(folder).provenance["splits"] if folder else {}
+    splits = SegmenterConfig.read(folder).provenance["splits"] if folder else {}
     for split, part in splits.items():
         ids = records["image_id"][(records["split"] == split) & records["mask_path"].notna()]
         saw |= set(ids) if id_hash(ids) == part["sha256"] else set()

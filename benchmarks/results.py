@@ -50,7 +50,7 @@ from table import Table, load_table
 import pesi
 from pesi.bundle.config import read_config
 from pesi.bundle.files import WEIGHTS, bundle_kind
-from pesi.bundle.segmenter import read_segmenter_config
+from pesi.bundle.segmenter import SegmenterConfig
 from pesi.datasets.readers import read_dataset
 from pesi.errors import PesiError
 from pesi.files import write_text
@@ -156,7 +156,7 @@ def shipped_sections() -> list[str]:
     parts = []
     for folder in folders:
         kind = bundle_kind(folder)
-        config = read_config(folder) if kind == "classifier" else read_segmenter_config(folder)
+        config = read_config(folder) if kind == "classifier" else SegmenterConfig.read(folder)
         if config.measured is not None:
             size = (folder / WEIGHTS).stat().st_size / 1e6
             parts.append(f"**{kind.capitalize()}** `{config.bundle_id}`, {size:.1f} MB")

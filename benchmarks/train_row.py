@@ -29,9 +29,10 @@ from pesi.files import write_json
 from pesi.predict.classifier import Classifier
 from pesi.predict.prediction import Refusal
 from pesi.taxonomy import Task, task_of
-from pesi.train.finish import preprocess_config
+from pesi.train.classification import preprocess_config
+from pesi.train.folder import RunSettings
 from pesi.train.recipe import Recipe
-from pesi.train.run import RunSettings, open_run, run_training, start_run
+from pesi.train.run import open_run, run_training, start_run
 
 POWERCAP = Path("/sys/class/powercap")
 

@@ -16,8 +16,9 @@ from PIL import Image as PillowImage
 from pesi.datasets.records import record_table
 from pesi.predict.classifier import Classifier
 from pesi.taxonomy import TASKS
+from pesi.train.folder import RunSettings
 from pesi.train.recipe import load_recipe
-from pesi.train.run import RunSettings, run_training, start_run
+from pesi.train.run import run_training, start_run
 
 os.environ.setdefault("MPLCONFIGDIR", "/tmp/pesi-matplotlib")
 torch.set_num_threads(1)

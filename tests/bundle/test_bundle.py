@@ -11,8 +11,8 @@ import torch
 
 import pesi
 from pesi.bundle.card import keep_measured
-from pesi.bundle.config import FORMAT_VERSION, load_bundle, read_config, save_bundle
-from pesi.bundle.files import Measured
+from pesi.bundle.config import load_bundle, read_config, save_bundle
+from pesi.bundle.files import FORMAT_VERSION, Measured
 from pesi.decide.novelty import novelty_score
 from pesi.errors import BundleError
 from pesi.predict.classifier import Classifier

@@ -12,7 +12,7 @@ from click.testing import Result
 from PIL import Image
 from typer.testing import CliRunner
 
-from pesi.bundle.segmenter import read_segmenter_config
+from pesi.bundle.segmenter import SegmenterConfig
 from pesi.cli.app import app
 from pesi.errors import BundleError, DataError, PesiError, RecipeError
 from pesi.nn.pretrained import CheckpointError
@@ -55,7 +55,7 @@ def test_train_scores_its_bundle(trained, data):
     assert "thresholded jaccard" in told
     metrics = json.loads((folder / "val" / "metrics.json").read_text())
     assert metrics["images"] == 4
-    measured = read_segmenter_config(folder / "bundle").measured
+    measured = SegmenterConfig.read(folder / "bundle").measured
     assert measured is not None
     assert measured.scores["jaccard"][0] == metrics["jaccard"]
     assert "## Measured" in (folder / "bundle" / "README.md").read_text()
@@ -137,7 +137,7 @@ def test_mistakes(trained, data, tmp_path, monkeypatch):
     for error, message, arguments in (
         (RecipeError, "Unknown recipe", ("segmenter", "train", "pesi50", "--data", data)),
         (RecipeError, "unknown key", ("segmenter", "train", "segmenter-lite0", "--data", data, "--set", "epoch=1")),
-        (PesiError, "not a segmenter's run", ("segmenter", "train", "--resume", tmp_path)),
+        (PesiError, "not a run folder", ("segmenter", "train", "--resume", tmp_path)),
         (
             CheckpointError,
             "no weights file",

@@ -19,8 +19,9 @@ from pesi.explain.maps import explain
 from pesi.predict.classifier import Classifier
 from pesi.predict.segmenter import LesionMask
 from pesi.taxonomy import TASKS
+from pesi.train.folder import RunSettings
 from pesi.train.recipe import load_recipe
-from pesi.train.run import RunSettings, run_training, start_run
+from pesi.train.run import run_training, start_run
 
 
 class DarkSpot:

@@ -13,17 +13,10 @@ from safetensors.torch import load_file
 from scipy import ndimage
 from torch import nn
 
+from pesi.bundle.card import keep_measured, model_card
 from pesi.bundle.config import read_config
-from pesi.bundle.segmenter import (
-    FORMAT_VERSION,
-    SegmenterConfig,
-    SegmenterMeasured,
-    keep_measured,
-    load_segmenter,
-    read_segmenter_config,
-    save_segmenter,
-    segmenter_card,
-)
+from pesi.bundle.files import FORMAT_VERSION
+from pesi.bundle.segmenter import SegmenterConfig, SegmenterMeasured, load_segmenter, save_segmenter
 from pesi.errors import BundleError, ImageError
 from pesi.nn.segmenter import PesiSegmenter, create_segmenter
 from pesi.predict.segmenter import (
@@ -66,7 +59,7 @@ def network() -> PesiSegmenter:
 
 @pytest.fixture
 def folder(tmp_path, network):
-    save_segmenter(tmp_path / "bundle", CONFIG, network, card=segmenter_card(CONFIG))
+    save_segmenter(tmp_path / "bundle", CONFIG, network, card=model_card(CONFIG))
     return tmp_path / "bundle"
 
 
@@ -200,13 +193,13 @@ def edit(folder, **changes):
 def test_another_version(folder, version, cure):
     edit(folder, format_version=version)
     with pytest.raises(BundleError, match=f"version {version}") as caught:
-        read_segmenter_config(folder)
+        SegmenterConfig.read(folder)
     assert cure in caught.value.cure
 
 
 def test_damage(folder, tmp_path):
     with pytest.raises(BundleError, match=r"has no config\.json"):
-        read_segmenter_config(tmp_path)
+        SegmenterConfig.read(tmp_path)
     whole = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     with pytest.raises(BundleError, match=r"not the file that config\.json names"):
@@ -216,10 +209,10 @@ def test_damage(folder, tmp_path):
         load_segmenter(folder)
     edit(folder, threshold=2)
     with pytest.raises(BundleError, match="threshold"):
-        read_segmenter_config(folder)
+        SegmenterConfig.read(folder)
     (folder / "config.json").write_text("{")
     with pytest.raises(BundleError, match="not valid JSON"):
-        read_segmenter_config(folder)
+        SegmenterConfig.read(folder)
 
 
 def test_another_kind_of_bundle(folder, tmp_path):

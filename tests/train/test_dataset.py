@@ -12,9 +12,9 @@ from pesi.images.transforms import Augmentation
 from pesi.taxonomy import TASKS
 from pesi.train.dataset import (
     EpochSampler,
-    ShardSampler,
     TrainingPictures,
     ValidationPictures,
+    class_counts,
     class_indices,
     output_names,
     targets_of,
@@ -52,8 +52,6 @@ def test_processes_share_an_epoch_without_overlap():
     assert [len(s) for s in shares] == [99, 99]
     assert not set(shares[0]) & set(shares[1])
     assert set(shares[0]) | set(shares[1]) <= set(whole)
-    dealt = [list(ShardSampler(7, rank=r, world_size=2)) for r in range(2)]
-    assert dealt == [[0, 2, 4, 6], [1, 3, 5, 6]]
 
 
 def test_same_seed_same_pixels():
@@ -91,11 +89,19 @@ def test_targets():
     assert output_names(task, "multiclass")[2] == "nevus"
 
 
-def test_images_without_a_class_are_named():
-    frame = pd.DataFrame({"image_id": ["a", "b"], "diagnosis": ["MEL", None]})
-    with pytest.raises(DataError, match="Image b has no diagnosis"):
+def test_images_without_a_class_are_counted():
+    frame = pd.DataFrame({"image_id": ["a", "b", "c"], "diagnosis": ["MEL", None, None]})
+    with pytest.raises(DataError, match="2 of 3 images have no diagnosis; the first is b"):
         class_indices(frame, TASKS["isic2017"])
-    frame = pd.DataFrame({"image_id": ["a", "b"], "diagnosis": ["MEL", "BCC"]})
-    with pytest.raises(DataError, match="Image b: Diagnosis 'BCC'"):
+    frame["diagnosis"] = ["MEL", "DF", "BCC"]
+    with pytest.raises(DataError, match="2 of 3 images, the first b: Diagnosis 'DF' belongs to no class") as caught:
         class_indices(frame, TASKS["isic2017"])
+    assert "another task" in caught.value.cure
     assert class_indices(pd.DataFrame({"image_id": ["a"], "diagnosis": ["LK"]}), TASKS["ham10000"]).tolist() == [4]
+
+
+def test_a_class_that_cannot_be_learned_is_told():
+    names = ("melanoma", "nevus", "other")
+    told = class_counts(np.array([0, 0, 1]), np.array([2, 1]), names)
+    assert told == "melanoma 2 + 0, nevus 1 + 1, other 0 + 1; no training image shows other: it cannot be learned"
+    assert "cannot" not in class_counts(np.array([0, 2, 1]), np.array([2, 1]), names)

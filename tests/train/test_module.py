@@ -11,7 +11,7 @@ from torch.nn import functional
 
 import pesi
 from pesi.taxonomy import TASKS
-from pesi.train.module import LesionLoss, LesionModule, attention_mask_loss, class_offsets, class_weights
+from pesi.train.classification_module import LesionLoss, LesionModule, attention_mask_loss, class_offsets, class_weights
 from pesi.train.recipe import load_recipe
 
 TASK = TASKS["isic2017"]
@@ -98,14 +98,14 @@ def test_alpha_has_its_own_group_without_decay():
 
 def test_schedules():
     halve = module("optimizer.schedule=halve", "optimizer.halve_every=30", "optimizer.warmup_epochs=0")
-    assert [halve._lr_factor(10 * e) for e in (0, 29, 30, 59, 60)] == [1, 1, 0.5, 0.5, 0.25]
+    assert [halve.lr_factor(10 * e) for e in (0, 29, 30, 59, 60)] == [1, 1, 0.5, 0.5, 0.25]
     cosine = module("optimizer.schedule=cosine", "optimizer.warmup_epochs=2", "epochs=12")
-    assert cosine._lr_factor(0) == pytest.approx(1 / 20)
-    assert cosine._lr_factor(19) == pytest.approx(1.0)
-    assert cosine._lr_factor(20) == pytest.approx(1.0)
-    assert cosine._lr_factor(70) == pytest.approx(0.5 * (1 + math.cos(math.pi / 2)))
-    assert cosine._lr_factor(120) == pytest.approx(0.0, abs=1e-12)
-    assert module("optimizer.schedule=constant", "optimizer.warmup_epochs=0")._lr_factor(99) == 1
+    assert cosine.lr_factor(0) == pytest.approx(1 / 20)
+    assert cosine.lr_factor(19) == pytest.approx(1.0)
+    assert cosine.lr_factor(20) == pytest.approx(1.0)
+    assert cosine.lr_factor(70) == pytest.approx(0.5 * (1 + math.cos(math.pi / 2)))
+    assert cosine.lr_factor(120) == pytest.approx(0.0, abs=1e-12)
+    assert module("optimizer.schedule=constant", "optimizer.warmup_epochs=0").lr_factor(99) == 1
 
 
 def test_attention_mask_loss_closed_forms():

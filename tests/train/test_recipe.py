@@ -7,11 +7,11 @@ import tomllib
 import pytest
 
 from pesi.errors import RecipeError
-from pesi.train.recipe import Recipe, load_recipe, shipped_recipes
+from pesi.train.recipe import Recipe, load_recipe
 
 
 def test_shipped_recipes():
-    recipes = shipped_recipes()
+    recipes = {name: load_recipe(name) for name in Recipe.shipped_names()}
     assert {"paper-pesi14", "paper-pesi50", "pesi50"} <= set(recipes)
     assert all(recipe.name == name for name, recipe in recipes.items())
     # METHOD section 2's protocol.

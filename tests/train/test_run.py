@@ -12,23 +12,32 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from safetensors.torch import load_file, save_file
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import jaccard_score, roc_auc_score
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from conftest import TINY
 from pesi.bundle.config import read_config
+from pesi.bundle.segmenter import load_segmenter
 from pesi.errors import DataError, PesiError, RecipeError, StorageError
+from pesi.images.transforms import normalise
 from pesi.nn.models import create_model
 from pesi.taxonomy import TASKS
-from pesi.train.callbacks import MovableCheckpoint, WholeCheckpoints, read_checkpoint_file
+from pesi.train.callbacks import MovableCheckpoint, RunProgress, WholeCheckpoints, read_checkpoint_file
+from pesi.train.classification import ClassifierRun
+from pesi.train.dataset import ValidationPictures
+from pesi.train.folder import RunSettings
 from pesi.train.recipe import load_recipe
-from pesi.train.run import RunSettings, _stopped_early, open_run, run_training, start_run
+from pesi.train.run import _stopped_early, open_run, run_training, start_run
+from pesi.train.segmentation import SegmenterRun
+from pesi.train.segmenter_recipe import SegmenterRecipe
 from pesi.train.trainer import check_accelerator
 
 
@@ -150,6 +159,59 @@ def test_a_moved_run_remembers_its_best_epoch(tmp_path, spots):
     assert not (tmp_path / "cut").exists()
 
 
+def test_dropout_and_mixing_resume_bit_for_bit(tmp_path, spots):
+    """Within an epoch that a run resumes with, the loader draws from torch's generator at another moment."""
+    options = ("epochs=2", "views=single", "network.dropout=0.3", "loss.mixup=0.2", "loss.cutmix=1")
+    for name in ("whole", "cut"):
+        start(tmp_path / name, spots, *options)
+    run_training(tmp_path / "whole", show_progress=False)
+    with pytest.raises(RuntimeError, match="cut"):
+        run_training(tmp_path / "cut", show_progress=False, callbacks=(_Cut(),))
+    run_training(tmp_path / "cut", show_progress=False)
+    assert fingerprint(tmp_path / "cut") == fingerprint(tmp_path / "whole")
+
+
+class _Unread(torch.Tensor):
+    """A loss that counts how often its value is fetched."""
+
+    fetched = 0
+
+    def item(self):
+        type(self).fetched += 1
+        return super().item()
+
+    __float__ = item
+
+
+def test_the_bar_fetches_the_loss_only_when_it_is_drawn(capsys):
+    """A value that is fetched at every step makes a GPU wait for each."""
+    bar = RunProgress(("val/mean_auc", "mean AUC"))
+    values = {"train/loss": torch.tensor(0.5), "val/mean_auc": torch.tensor(0.75)}
+    trainer = SimpleNamespace(
+        is_global_zero=True,
+        num_training_batches=200,
+        max_epochs=2,
+        current_epoch=1,
+        accumulate_grad_batches=1,
+        callback_metrics=values,
+    )
+    bar.setup(trainer, None, "fit")
+    bar.on_train_start(trainer, None)
+    bar.on_train_epoch_start(trainer, None)
+    for step in range(200):
+        if step == 100:
+            bar.train_progress_bar.last_print_t -= 10  # as if time had gone by
+        bar.on_train_batch_end(trainer, None, {"loss": torch.tensor(1.0).as_subclass(_Unread)}, None, step)
+    assert 1 <= _Unread.fetched <= 4
+    assert bar.train_progress_bar.n == bar.train_progress_bar.total == 400
+    bar.on_train_epoch_end(trainer, None)
+    bar.on_train_end(trainer, None)
+    told = capsys.readouterr()
+    assert "epoch 2/2: 100%" in told.err
+    assert "loss 0.500, mean AUC 0.750" in told.err
+    assert told.out == ""
+
+
 def test_checkpoints_of_lightning_s_own_class_are_taken_over(tmp_path):
     options = {"dirpath": tmp_path, "filename": "best", "monitor": "val/rank", "mode": "max"}
     assert MovableCheckpoint(**options).state_key == ModelCheckpoint(**options).state_key
@@ -204,21 +266,66 @@ def test_a_signal_stops_the_command_and_its_status_tells(tmp_path, spots, sent, 
     assert not (folder / "result.json").exists()
 
 
+def test_what_is_asked_for_is_read_as_it_was_written_before(tmp_path, spots, tiny_run):
+    """Before one form of `run.json` served all kinds, a classifier's had no kind and a segmenter's another file."""
+    asked = json.loads((tiny_run / "run.json").read_text())
+    assert asked.pop("kind") == "classifier"
+    old = tmp_path / "classifier"
+    old.mkdir()
+    for name in ("recipe.toml", "records.csv"):
+        shutil.copy(tiny_run / name, old)
+    (old / "run.json").write_text(json.dumps(asked))
+    run = open_run(old)
+    assert (type(run), run.settings, run.task) == (ClassifierRun, open_run(tiny_run).settings, TASKS["isic2017"])
+    old = tmp_path / "segmenter"
+    start_run(SegmenterRecipe.load("segmenter-lite0", ["batch_size=6"]), spots, old, RunSettings(data="spots"))
+    flat = {"data": "spots", "pretrained": "", "accelerator": "cpu", "threads": 1, "workers": 0, "cache_dir": None}
+    (old / "segmenter-run.json").write_text(json.dumps(flat))
+    (old / "run.json").unlink()
+    fields = ["accumulate", "patience", "select", "licence"]
+    lines = [line for line in (old / "recipe.toml").read_text().splitlines() if line.split(" ")[0] not in fields]
+    (old / "recipe.toml").write_text("\n".join(lines))  # which its recipe did not have
+    run = open_run(old)
+    assert (type(run), run.settings) == (SegmenterRun, RunSettings(**flat))
+    assert run.recipe.select == "best"
+    pd.testing.assert_frame_equal(run.records, spots)
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_segmenter(tmp_path, spots):
+    overrides = ["pretrained=''", "network.width=2", "picture.size=64", "picture.source_size=72", "epochs=1"]
+    recipe = SegmenterRecipe.load("segmenter-lite0", [*overrides, "batch_size=6", "ema=0"])
+    start_run(recipe, spots, tmp_path / "two", RunSettings("spots", devices=2, accelerator="cpu", threads=1))
+    in_two_processes(tmp_path)
+    row = next(csv.DictReader((tmp_path / "two" / "log.csv").open()))
+    pictures = open_run(tmp_path / "two").pictures("val", False)
+    network, truth = (
+        load_segmenter(tmp_path / "two" / "bundle").network,
+        ValidationPictures([pictures.squares["image"]], pictures.classes, 64, pictures.masks),
+    )
+    scores = []
+    for index in range(12):
+        picture, _, _, mask = truth[index]
+        with torch.inference_mode():
+            predicted = network(normalise(picture[None], recipe.picture.mean, recipe.picture.std))[0, 0] > 0
+        scores.append(jaccard_score(mask.ravel(), predicted.ravel(), zero_division=1.0))
+    assert float(row["val/jaccard"]) == pytest.approx(np.mean(scores), abs=0.02)  # float16; both shares were gathered
+
+
+def in_two_processes(folder: Path) -> None:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
+    script = folder / "script.py"  # a file: the trainer starts the second process by the same command line
+    script.write_text(SCRIPT)
+    command = [sys.executable, str(script), str(folder / "two")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
 def test_two_processes_train_one_network(tmp_path, spots):
     """DDP over gloo: the gradients are averaged, so 2 x 6 images a step learn as 12 do in one process."""
     plain = ("ema=0", "views=single", "epochs=1", "augmentation.flip=false", "augmentation.rotation=0")
     start(tmp_path / "two", spots, *plain, devices=2, accelerator="cpu")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
-    script = tmp_path / "script.py"  # a file: the trainer starts the second process by the same command line
-    script.write_text(SCRIPT)
-    done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path / "two")],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
+    in_two_processes(tmp_path)
     predictions = pd.read_csv(tmp_path / "two" / "predictions" / "val.csv")
     assert sorted(predictions["image_id"]) == sorted(spots[spots["split"] == "val"]["image_id"])
     row = next(csv.DictReader((tmp_path / "two" / "log.csv").open()))
@@ -237,8 +344,8 @@ def test_early_stop_counts_epochs_without_a_better_auc(tmp_path, spots):
     aucs = [float(row["val/mean_auc"]) for row in rows]
     assert aucs[-1] <= max(aucs[:-1])
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
-    assert _stopped_early(last, 1)
-    assert not _stopped_early(last, 50)
+    assert _stopped_early(last, 1, "val/mean_auc")
+    assert not _stopped_early(last, 50, "val/mean_auc")
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(tmp_path):
@@ -318,16 +425,17 @@ def test_mistakes_before_training(tmp_path, spots, tiny_run):
     (tmp_path / "other" / "segmenter-run.json").write_text("{}")
     with pytest.raises(PesiError, match="holds a run already") as caught:
         start(tmp_path / "other", spots)
-    assert "pesi segmenter train --resume" in caught.value.cure
+    assert "pesi train --resume" in caught.value.cure
     assert len(list((tmp_path / "other").iterdir())) == 1
     with pytest.raises(PesiError, match="not a run folder"):
         open_run(tmp_path)
     with pytest.raises(DataError, match="no val images"):
         start(tmp_path / "a", spots[spots["split"] == "train"])
     assert not (tmp_path / "a").exists()
-    start(tmp_path / "b", spots, "batch_size=64")
-    with pytest.raises(RecipeError, match="do not fill one batch"):
-        run_training(tmp_path / "b", show_progress=False)
+    with pytest.raises(RecipeError, match="24 training images do not fill one batch of 64") as caught:
+        start(tmp_path / "b", spots, "batch_size=64")
+    assert "batch_size=24" in caught.value.cure
+    assert not (tmp_path / "b").exists()
 
 
 def test_the_bundle_keeps_how_it_was_made(tiny_run):

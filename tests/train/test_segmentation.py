@@ -24,15 +24,11 @@ from pesi.errors import DataError, PesiError, RecipeError
 from pesi.nn.pretrained import CheckpointError
 from pesi.nn.segmenter import create_segmenter
 from pesi.synthetic.dataset import write_synthetic
-from pesi.train.segmentation import run_segmenter_training
-from pesi.train.segmentation_module import SegmentationLoss, SegmentationModule, WholeMaskedPictures, soft_overlap
-from pesi.train.segmenter_recipe import SegmenterRecipe, load_segmenter_recipe
-from pesi.train.segmenter_run import (
-    SegmenterRunSettings,
-    open_segmenter_run,
-    pretrained_encoder,
-    start_segmenter_run,
-)
+from pesi.train.dataset import ValidationPictures
+from pesi.train.folder import RunSettings, weights_file
+from pesi.train.run import open_run, run_training, start_run
+from pesi.train.segmentation_module import SegmentationLoss, SegmentationModule, soft_overlap
+from pesi.train.segmenter_recipe import SegmenterRecipe
 
 TINY = (
     "pretrained=''",
@@ -54,8 +50,8 @@ def records(tmp_path_factory) -> pd.DataFrame:
 
 
 def start(folder: Path, records: pd.DataFrame, *overrides: str) -> Path:
-    recipe = load_segmenter_recipe("segmenter-lite0", [*TINY, *overrides])
-    start_segmenter_run(recipe, records, folder, SegmenterRunSettings(data="syn", threads=1))
+    recipe = SegmenterRecipe.load("segmenter-lite0", [*TINY, *overrides])
+    start_run(recipe, records, folder, RunSettings(data="syn", threads=1))
     return folder
 
 
@@ -80,7 +76,7 @@ def test_the_loss_is_its_parts():
 
 
 def test_groups_and_schedule():
-    recipe = load_segmenter_recipe("segmenter-lite0", ["epochs=12", "optimizer.warmup_epochs=2"])
+    recipe = SegmenterRecipe.load("segmenter-lite0", ["epochs=12", "optimizer.warmup_epochs=2"])
     network = create_segmenter("pesi_lite0", attention="spatial", width=4)
     module = SegmentationModule(network, recipe, steps_per_epoch=10)
     groups = {group["name"]: group for group in module.configure_optimizers()["optimizer"].param_groups}
@@ -89,35 +85,35 @@ def test_groups_and_schedule():
     assert groups["encoder vectors"]["weight_decay"] == groups["decoder vectors"]["weight_decay"] == 0
     assert groups["decoder"]["weight_decay"] == recipe.optimizer.weight_decay
     assert sum(len(group["params"]) for group in groups.values()) == len(list(network.parameters()))
-    assert module._lr_factor(0) == pytest.approx(1 / 21)
-    assert module._lr_factor(20) == pytest.approx(1)
-    assert module._lr_factor(70) == pytest.approx(0.5 * (1 + math.cos(math.pi / 2)))
-    assert module._lr_factor(120) == pytest.approx(0, abs=1e-12)
-    rates = [module._lr_factor(step) for step in range(120)]
+    assert module.lr_factor(0) == pytest.approx(1 / 21)
+    assert module.lr_factor(20) == pytest.approx(1)
+    assert module.lr_factor(70) == pytest.approx(0.5 * (1 + math.cos(math.pi / 2)))
+    assert module.lr_factor(120) == pytest.approx(0, abs=1e-12)
+    rates = [module.lr_factor(step) for step in range(120)]
     assert rates[:20] == sorted(rates[:20])
     assert rates[20:] == sorted(rates[20:], reverse=True)
 
 
 def test_the_shipped_recipe_and_its_mistakes():
-    recipe = load_segmenter_recipe("segmenter-lite0")
+    recipe = SegmenterRecipe.load("segmenter-lite0")
     assert recipe.picture.mean[0] * 255 == pytest.approx(127)
     assert recipe.picture.std[0] * 255 == pytest.approx(128)
     assert (recipe.network.name, recipe.epochs, recipe.batch_size, recipe.precision) == ("pesi_lite0", 12, 16, "32")
-    assert load_segmenter_recipe("segmenter-lite0", ["precision=auto"]).resolved().precision in ("32", "bf16")
+    assert SegmenterRecipe.load("segmenter-lite0", ["precision=auto"]).resolved().precision in ("32", "bf16")
     with pytest.raises(RecipeError, match=r"unknown key 'network\.widht'") as caught:
-        load_segmenter_recipe("segmenter-lite0", ["network.widht=3"])
+        SegmenterRecipe.load("segmenter-lite0", ["network.widht=3"])
     assert "Did you mean 'width'" in caught.value.cure
     with pytest.raises(RecipeError, match="unknown network 'pesi15'"):
-        load_segmenter_recipe("segmenter-lite0", ["network.name=pesi15"])
+        SegmenterRecipe.load("segmenter-lite0", ["network.name=pesi15"])
     with pytest.raises(RecipeError, match="Unknown recipe 'segmenter'") as caught:
-        load_segmenter_recipe("segmenter")
+        SegmenterRecipe.load("segmenter")
     assert "segmenter-lite0" in caught.value.cure
 
 
 def test_a_recipe_survives_its_file(tmp_path):
-    recipe = load_segmenter_recipe("segmenter-lite0", ["augmentation.hue=3"])
+    recipe = SegmenterRecipe.load("segmenter-lite0", ["augmentation.hue=3"])
     (tmp_path / "recipe.toml").write_text(recipe.to_toml())
-    assert load_segmenter_recipe(tmp_path / "recipe.toml") == recipe
+    assert SegmenterRecipe.load(tmp_path / "recipe.toml") == recipe
     assert SegmenterRecipe(name="x").network == recipe.network
 
 
@@ -129,12 +125,13 @@ def fingerprint(folder: Path) -> dict[str, str]:
 def test_a_run_learns_and_keeps_its_evidence(tmp_path, records):
     folder = start(tmp_path / "run", records, "epochs=7")
     said: list[str] = []
-    result = run_segmenter_training(folder, say=said.append, show_progress=False)
+    result = run_training(folder, say=said.append, show_progress=False)
     rows = list(csv.DictReader((folder / "log.csv").open()))
     jaccards = [float(row["val/jaccard"]) for row in rows]
     assert len(rows) == 7
-    assert result["val_jaccard"] == pytest.approx(max(jaccards)) == jaccards[result["best_epoch"] - 1]
-    truth = WholeMaskedPictures(*_val(folder), 64)
+    best = result["scores"]["val/jaccard"]
+    assert best == pytest.approx(max(jaccards)) == jaccards[result["best_epoch"] - 1]
+    truth = _val(folder)
     trivial = max(_constant(truth, whole) for whole in (False, True))
     assert max(jaccards) > trivial + 0.15  # better than to mark everything, or nothing
     splits = json.loads((folder / "splits.json").read_text())
@@ -143,31 +140,28 @@ def test_a_run_learns_and_keeps_its_evidence(tmp_path, records):
     assert config.provenance["best_epoch"] == result["best_epoch"]
     assert config.provenance["recipe"]["network"]["width"] == network.width == 4
     # The bundle's network gives the logged Jaccard, but for the rounding to float16.
-    assert _jaccard(network, truth, config.preprocess.mean, config.preprocess.std) == pytest.approx(
-        result["val_jaccard"], abs=0.01
-    )
+    assert _jaccard(network, truth, config.preprocess.mean, config.preprocess.std) == pytest.approx(best, abs=0.01)
     before = fingerprint(folder)
-    run_segmenter_training(folder, say=said.append, show_progress=False)
+    run_training(folder, say=said.append, show_progress=False)
     assert "finished already" in said[-1]
     assert fingerprint(folder) == before
     with pytest.raises(PesiError, match="holds a run already"):
         start(folder, records)
 
 
-def _val(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    from pesi.train.segmentation import _pictures
-
-    run = open_segmenter_run(folder)
-    return _pictures(run.records[run.records["split"] == "val"], run.recipe, run.settings, False)
+def _val(folder: Path) -> ValidationPictures:
+    pictures = open_run(folder).pictures("val", False)
+    return ValidationPictures([pictures.squares["image"]], pictures.classes, 64, pictures.masks)
 
 
-def _constant(truth: WholeMaskedPictures, whole: bool) -> float:
-    return float(np.mean([mask.float().mean() if whole else 0.0 for _, mask in truth]))
+def _constant(truth: ValidationPictures, whole: bool) -> float:
+    return float(np.mean([truth[i][3].float().mean() if whole else 0.0 for i in range(len(truth))]))
 
 
-def _jaccard(network, truth: WholeMaskedPictures, mean, std) -> float:
+def _jaccard(network, truth: ValidationPictures, mean, std) -> float:
     scores = []
-    for picture, mask in truth:
+    for index in range(len(truth)):
+        picture, _, _, mask = truth[index]
         x = (picture.float() / 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
         with torch.inference_mode():
             predicted = network(x[None])[0, 0] > 0
@@ -187,12 +181,12 @@ def test_a_cut_run_resumes_to_the_same_end(tmp_path, records):
     few = records[records["split"].isin(["train", "val"])].groupby("split").head(16)
     for name in ("whole", "cut"):
         start(tmp_path / name, few, "epochs=3")
-    run_segmenter_training(tmp_path / "whole", show_progress=False)
+    run_training(tmp_path / "whole", show_progress=False)
     with pytest.raises(RuntimeError, match="cut"):
-        run_segmenter_training(tmp_path / "cut", show_progress=False, callbacks=(_Cut(),))
+        run_training(tmp_path / "cut", show_progress=False, callbacks=(_Cut(),))
     assert not (tmp_path / "cut" / "result.json").exists()
     said: list[str] = []
-    run_segmenter_training(tmp_path / "cut", say=said.append, show_progress=False)
+    run_training(tmp_path / "cut", say=said.append, show_progress=False)
     assert any("Going on from" in line for line in said)
     assert fingerprint(tmp_path / "cut") == fingerprint(tmp_path / "whole")
 
@@ -212,14 +206,10 @@ def test_a_stopped_run_tells_how_to_go_on(tmp_path, records):
     start(tmp_path / "run", few)
     said: list[str] = []
     with pytest.raises(KeyboardInterrupt):
-        run_segmenter_training(
-            tmp_path / "run", say=said.append, show_progress=False, callbacks=(_Stop(KeyboardInterrupt),)
-        )
-    assert said[-1] == f"Stopped; go on with: pesi segmenter train --resume {tmp_path / 'run'}"
+        run_training(tmp_path / "run", say=said.append, show_progress=False, callbacks=(_Stop(KeyboardInterrupt),))
+    assert said[-1] == f"Stopped; go on with: pesi train --resume {tmp_path / 'run'}"
     with pytest.raises(SystemExit) as caught:
-        run_segmenter_training(
-            tmp_path / "run", say=said.append, show_progress=False, callbacks=(_Stop(SIGTERMException),)
-        )
+        run_training(tmp_path / "run", say=said.append, show_progress=False, callbacks=(_Stop(SIGTERMException),))
     assert caught.value.code == 143
     assert said[-1].startswith("Stopped; go on with")
 
@@ -228,7 +218,7 @@ def test_divergence_is_told(tmp_path, records):
     few = records[records["split"].isin(["train", "val"])].groupby("split").head(8)
     start(tmp_path / "run", few, "optimizer.lr=1e30", "optimizer.warmup_epochs=0", "optimizer.clip_norm=0", "ema=0")
     with pytest.raises(PesiError, match="The training diverged: after epoch 1") as caught:
-        run_segmenter_training(tmp_path / "run", show_progress=False)
+        run_training(tmp_path / "run", show_progress=False)
     assert "optimizer.lr" in caught.value.cure
 
 
@@ -252,10 +242,10 @@ def test_pretrained_weights_go_into_the_encoder(tmp_path, records, capsys):
     torch.manual_seed(5)
     weights = create_model("pesi_lite0", num_classes=7, attention="none")
     save_file(weights.state_dict(), tmp_path / "w.safetensors")
-    recipe = load_segmenter_recipe("segmenter-lite0", [*TINY, "epochs=1", "optimizer.lr=1e-12", "ema=0"])
-    settings = SegmenterRunSettings(data="syn", threads=1, pretrained=str(tmp_path / "w.safetensors"))
-    start_segmenter_run(recipe, records, tmp_path / "run", settings)
-    run_segmenter_training(tmp_path / "run", show_progress=True)
+    recipe = SegmenterRecipe.load("segmenter-lite0", [*TINY, "epochs=1", "optimizer.lr=1e-12", "ema=0"])
+    settings = RunSettings(data="syn", threads=1, pretrained=str(tmp_path / "w.safetensors"))
+    start_run(recipe, records, tmp_path / "run", settings)
+    run_training(tmp_path / "run", show_progress=True)
     assert "Jaccard 0." in capsys.readouterr().err
     config, network = load_segmenter(tmp_path / "run" / "bundle")
     torch.testing.assert_close(network.encoder.conv1.weight, weights.conv1.weight, rtol=1e-3, atol=1e-4)
@@ -271,16 +261,16 @@ def test_mistakes_before_training(tmp_path, records):
         start(tmp_path / "a", records.assign(mask_path=None))
     assert not (tmp_path / "a").exists()
     (tmp_path / "c").mkdir()
-    (tmp_path / "c" / "run.json").write_text("{}")
+    (tmp_path / "c" / "run.json").write_text('{"settings": {"data": "syn"}}')
     with pytest.raises(PesiError, match="holds a run already") as caught:
         start(tmp_path / "c", records)
     assert "pesi train --resume" in caught.value.cure
-    with pytest.raises(PesiError, match="not a segmenter's run folder"):
-        open_segmenter_run(tmp_path)
-    start(tmp_path / "b", records, "batch_size=64")
+    with pytest.raises(PesiError, match="not a run folder"):
+        open_run(tmp_path)
     with pytest.raises(RecipeError, match="do not fill one batch"):
-        run_segmenter_training(tmp_path / "b", show_progress=False)
-    recipe = load_segmenter_recipe("segmenter-lite0", ["pretrained=gone.pth"])
+        start(tmp_path / "b", records, "batch_size=64")
+    assert not (tmp_path / "b").exists()
+    recipe = SegmenterRecipe.load("segmenter-lite0", ["pretrained=gone.pth"])
     with pytest.raises(CheckpointError, match=r"no weights file gone\.pth"):
-        pretrained_encoder(recipe, SegmenterRunSettings(data="syn"))
-    assert pretrained_encoder(recipe, SegmenterRunSettings(data="syn", pretrained="")) is None
+        weights_file(recipe, RunSettings(data="syn"))
+    assert weights_file(recipe, RunSettings(data="syn", pretrained="")) is None

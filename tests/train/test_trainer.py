@@ -16,10 +16,12 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from pesi.errors import PesiError, RecipeError
+from pesi.errors import PesiError
+from pesi.nn.pretrained import CheckpointError
 from pesi.taxonomy import TASKS
+from pesi.train.folder import RunSettings
 from pesi.train.recipe import load_recipe
-from pesi.train.run import RunSettings, run_training, start_run
+from pesi.train.run import run_training, start_run
 from pesi.train.trainer import fit, prepared
 
 
@@ -65,9 +67,9 @@ def test_threads_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_run_that_fails_leaves_nothing_behind(spots, tmp_path) -> None:
     before = state_of_the_process()
-    recipe = load_recipe("pesi50", ["network.name=pesi14", "picture.size=64", "picture.source_size=72"])
-    start_run(recipe.model_copy(update={"batch_size": 99}), spots, tmp_path, RunSettings("spots"), TASKS["isic2017"])
-    with pytest.raises(RecipeError, match="do not fill one batch"):
+    recipe = load_recipe("pesi50", ["network.name=pesi14", "picture.size=64", "picture.source_size=72", "batch_size=9"])
+    start_run(recipe, spots, tmp_path, RunSettings("spots", pretrained="gone.pth"), TASKS["isic2017"])
+    with pytest.raises(CheckpointError, match="no weights file"):
         run_training(tmp_path, show_progress=False)
     assert state_of_the_process() == before
 

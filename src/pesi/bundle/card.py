@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pesi.bundle.config import BundleConfig, read_config, save_bundle
-from pesi.bundle.files import CARD, CONFIG, WEIGHTS, Measured, front_matter, write_bundle
+from pesi.bundle.config import BundleConfig, save_bundle
+from pesi.bundle.files import CARD, CONFIG, CommonConfig, Measured, bundle_kind, front_matter, write_bundle
 from pesi.bundle.hub import AUDIT
+from pesi.bundle.segmenter import SegmenterConfig, SegmenterMeasured
 from pesi.decide.novelty import NoveltyStatistics
 from pesi.files import write_text
 from pesi.images.views import VIEWS
@@ -14,7 +15,7 @@ from pesi.nn.cnn import PesiCNN
 
 
 def card_header(config: BundleConfig) -> list[str]:
-    """The lines that every card begins with, the first of them for the Hugging Face hub."""
+    """The lines that every classifier's card begins with, the first of them for the Hugging Face hub."""
     return [
         *front_matter(pipeline="image-classification", licence=config.licence),
         "",
@@ -27,46 +28,80 @@ def card_header(config: BundleConfig) -> list[str]:
 
 
 def made_with(config: BundleConfig) -> list[str]:
-    """A list of what the bundle was made of."""
-    lines = []
-    if config.provenance:
-        splits = ", ".join(f"{part['count']} {name} images" for name, part in config.provenance["splits"].items())
-        lines += [
-            f"- data: {', '.join(config.provenance['sources'])}; {splits}",
-            f"- best epoch: {config.provenance['best_epoch']}",
-        ]
-        if weights := config.provenance.get("pretrained"):
-            lines.append(f"- started from: {weights['file']}")
+    """A list of what a classifier's bundle was made of."""
     regions = {"image": "the whole image", "lesion": f"the lesion, found by {config.preprocess.segmenter}"}
     looks_at = " and ".join(regions[name] for name in config.preprocess.regions)
     views = len(VIEWS[config.views])
     return [
-        *lines,
+        *_trained_on(config),
         f"- looks at: {looks_at}; {views} view{'s' * (views != 1)} each",
         f"- temperature {config.temperature.value:.3f}: {config.temperature.how}",
         "- everything else, thresholds and triage with how each was set: `config.json`",
     ]
 
 
-def model_card(config: BundleConfig) -> str:
-    """The `README.md` of a bundle that was not audited yet."""
-    lines = [
-        *card_header(config),
-        "**Not a medical device.** For research; a second reader at most, never the only one.",
-        "",
+def _trained_on(config: CommonConfig) -> list[str]:
+    """What the training was, where the bundle tells."""
+    made = config.provenance
+    if not made:
+        return []
+    splits = ", ".join(f"{part['count']} {name} images" for name, part in made["splits"].items())
+    weights = made.get("pretrained")
+    return [
+        f"- data: {', '.join(made['sources'])}; {splits}",
+        f"- best epoch: {made['best_epoch']}",
+        *([f"- started from: {weights['file']}"] if weights else []),
     ]
+
+
+def model_card(config: BundleConfig | SegmenterConfig) -> str:
+    """The `README.md` of a bundle that was not audited yet."""
+    if isinstance(config, SegmenterConfig):
+        lines = segmenter_header(config)
+    else:
+        lines = [
+            *card_header(config),
+            "**Not a medical device.** For research; a second reader at most, never the only one.",
+            "",
+        ]
     if config.measured is not None:
-        on = f"On {config.measured.images} images: {config.measured.on}."
+        found = (
+            f", a lesion found in {config.measured.found}; means over the images, as ISIC 2017 Part 1 and ISIC 2018 "
+            "Task 1 define them"
+            if isinstance(config.measured, SegmenterMeasured)
+            else ""
+        )
+        on = f"On {config.measured.images} images: {config.measured.on}{found}."
         lines += ["## Measured", "", on, "", config.measured.to_markdown(), ""]
     if config.licence:
         lines += ["## Licence", "", config.licence, ""]
-    return "\n".join([*lines, "## Made with", "", *made_with(config), ""])
+    made = _trained_on(config) if isinstance(config, SegmenterConfig) else made_with(config)
+    return "\n".join([*lines, "## Made with", "", *made, ""])
 
 
-def keep_measured(folder: str | Path, measured: Measured) -> BundleConfig:
-    """Write what was measured with a classifier's bundle into its config and card; the weights stay as they are."""
-    config = read_config(folder).model_copy(update={"measured": measured})
-    write_bundle(folder, config, (Path(folder) / WEIGHTS).read_bytes(), card=model_card(config))
+def segmenter_header(config: SegmenterConfig) -> list[str]:
+    """The same of a segmenter's card."""
+    preprocess = config.preprocess
+    return [
+        *front_matter(pipeline="image-segmentation", licence=config.licence),
+        "",
+        f"# {config.name}",
+        "",
+        f"Finds the lesion in a dermoscopy image: a U-Net decoder on a {config.network.encoder} encoder, input "
+        f"{preprocess.size} x {preprocess.size} pixels ({preprocess.geometry}). A pixel is lesion above probability "
+        f"{config.threshold:g}; the largest region counts, its holes filled. A region below {config.minimum_area:.1%} "
+        f"or above {config.maximum_area:.0%} of the picture is reported as no lesion found.",
+        "",
+        "**Not a medical device.** For research: it finds where to look, not what it is.",
+        "",
+    ]
+
+
+def keep_measured(folder: str | Path, measured: Measured) -> BundleConfig | SegmenterConfig:
+    """Write what was measured with a bundle into its config and card; the weights stay as they are."""
+    kind = SegmenterConfig if bundle_kind(folder) == "segmenter" else BundleConfig
+    config = kind.read(folder).model_copy(update={"measured": measured})
+    write_bundle(folder, config, {}, card=model_card(config))
     return config
 
 
@@ -91,12 +126,14 @@ def resave_bundle(
     beside: dict[str, str] = {}
     before = None
     if opened_from is not None and (Path(opened_from) / CONFIG).is_file():
-        before = read_config(opened_from)
+        before = BundleConfig.read(opened_from)
         files = [path for name in (CARD, AUDIT) if (path := Path(opened_from) / name).is_file()]
         beside = {path.name: path.read_text(encoding="utf-8") for path in files}
     tensors = [tensor for tensor in network.state_dict().values() if tensor.is_floating_point()]
     half = all(bool((tensor.half().to(tensor) == tensor).all()) for tensor in tensors)
-    written = save_bundle(folder, config, network, card=model_card(config), half=half, novelty=novelty)
+    written = save_bundle(
+        folder, config, network, card=model_card(config), keep="float16" if half else "float32", novelty=novelty
+    )
     for name, text in (beside if written == before else {}).items():
         write_text(Path(folder) / name, text)
     return written

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from pesi.bundle.files import (
     CONFIG,
     WEIGHTS,
-    Measured,
+    CommonConfig,
+    Keep,
+    Part,
+    load_network,
     packed_weights,
-    read_bundle_config,
     read_bundle_weights,
     write_bundle,
 )
@@ -24,7 +26,6 @@ from pesi.decide.conformal import ConformalConfig
 from pesi.decide.novelty import NoveltyConfig, NoveltyStatistics, load_novelty, save_novelty
 from pesi.decide.operating import Threshold
 from pesi.decide.triage import TriageLevel
-from pesi.errors import BundleError
 from pesi.files import remove_file
 from pesi.images.correction import CorrectionName
 from pesi.images.quality import QualityConfig
@@ -34,22 +35,20 @@ from pesi.nn.cnn import PesiCNN
 from pesi.nn.models import create_model
 from pesi.taxonomy import Task, TaskClass
 
-FORMAT_VERSION = 1
 
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class NetworkConfig(_Part):
+class NetworkConfig(Part):
     """How to build the network: the arguments of `create_model`."""
 
     name: str
     num_classes: int = Field(ge=1)
     options: dict[str, Any]
 
+    def create(self) -> PesiCNN:
+        """The network, its weights random."""
+        return create_model(self.name, num_classes=self.num_classes, **self.options)
 
-class TaskConfig(_Part):
+
+class TaskConfig(Part):
     """What the outputs mean."""
 
     name: str
@@ -58,7 +57,7 @@ class TaskConfig(_Part):
     head: Literal["multiclass", "multilabel"]
 
 
-class PreprocessConfig(_Part):
+class PreprocessConfig(Part):
     """From a file to the network's input."""
 
     source_size: int
@@ -72,7 +71,7 @@ class PreprocessConfig(_Part):
     std: tuple[float, float, float]
 
 
-class FittedOn(_Part):
+class FittedOn(Part):
     """The images that set calibration, thresholds and the rest: how many, the hash of their ids (`id_hash`), and these.
 
     Attributes:
@@ -84,14 +83,12 @@ class FittedOn(_Part):
     ids: str = ""
 
 
-class BundleConfig(_Part):
+class BundleConfig(CommonConfig):
     """Everything that a prediction needs besides the weights; the whole of `config.json`."""
 
+    made_by: ClassVar[str] = "pesi train"
+
     kind: Literal["classifier"] = "classifier"
-    format_version: int = FORMAT_VERSION
-    library: str = "pesi-cnn"
-    name: str
-    weights_sha256: str = ""
     network: NetworkConfig
     task: TaskConfig
     preprocess: PreprocessConfig
@@ -104,14 +101,6 @@ class BundleConfig(_Part):
     quality: QualityConfig = QualityConfig()
     novelty: NoveltyConfig | None = None
     fitted_on: FittedOn | None = None
-    licence: str = ""
-    measured: Measured | None = None
-    provenance: dict[str, Any] = {}
-
-    @property
-    def bundle_id(self) -> str:
-        """Name and the first digits of the weights' hash: what a prediction says it came from."""
-        return f"{self.name}@{self.weights_sha256[:12]}"
 
     @property
     def answer_id(self) -> str:
@@ -182,7 +171,7 @@ def save_bundle(
     network: PesiCNN,
     *,
     card: str,
-    half: bool = False,
+    keep: Keep = "float32",
     novelty: NoveltyStatistics | None = None,
 ) -> BundleConfig:
     """Write a bundle.
@@ -192,19 +181,17 @@ def save_bundle(
         config: Its configuration; `weights_sha256` is filled in.
         network: The network whose weights it holds.
         card: The model card, Markdown.
-        half: Whether to keep the weights in float16 (half the size).
+        keep: What to keep the weights in; float16 has half the size.
         novelty: The statistics that `config.novelty` is about.
 
     Returns:
         The config as written.
 
     Raises:
+        BundleError: A weight is no finite number in float16.
         StorageError: The system refused to write.
     """
-    tensors = dict(network.state_dict())
-    if half:
-        tensors = {name: t.half() if t.is_floating_point() else t for name, t in tensors.items()}
-    data, digest = packed_weights(tensors)
+    data, digest = packed_weights(network, keep)
     return _written(folder, config.model_copy(update={"weights_sha256": digest}), data, card, novelty)
 
 
@@ -237,19 +224,13 @@ def _written(
     if novelty is not None and config.novelty is not None:
         known = save_novelty(folder, novelty, config.novelty)
     config = config.model_copy(update={"novelty": known})  # without its statistics a threshold says nothing
-    write_bundle(folder, config, weights, card=card)
+    write_bundle(folder, config, {WEIGHTS: weights}, card=card)
     return config
 
 
 def read_config(folder: str | Path) -> BundleConfig:
-    """The configuration of a classifier's bundle.
-
-    Raises:
-        BundleError: No bundle there, one of another kind or format version, or a damaged config.
-    """
-    return read_bundle_config(
-        folder, BundleConfig, kind="classifier", format_version=FORMAT_VERSION, command="pesi train"
-    )
+    """The configuration of a classifier's bundle; see `CommonConfig.read`."""
+    return BundleConfig.read(folder)
 
 
 class Bundle(NamedTuple):
@@ -267,11 +248,5 @@ def load_bundle(folder: str | Path) -> Bundle:
         BundleError: As `read_config`; or the weights are missing, damaged, or not those the config names.
     """
     config = read_config(folder)
-    weights = read_bundle_weights(folder, config.weights_sha256)
-    try:
-        network = create_model(config.network.name, num_classes=config.network.num_classes, **config.network.options)
-        network.load_state_dict(weights)  # into float32, whatever they are kept in
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise BundleError(f"{folder}: the weights do not fit: {error}", "The bundle is of another version.") from error
-    novelty = None if config.novelty is None else load_novelty(folder, config.novelty)
-    return Bundle(config, network.eval(), novelty)
+    network = load_network(folder, config.network.create, config.weights_sha256)
+    return Bundle(config, network, None if config.novelty is None else load_novelty(folder, config.novelty))

@@ -1,31 +1,42 @@
-"""The files of a bundle of any kind, checked: `config.json` + `model.safetensors` + `README.md`; no pickle."""
+"""A bundle of any kind on disk, checked: `config.json` + `model.safetensors` + `README.md`; no pickle."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from pesi.errors import BundleError
 from pesi.files import remove_file, whole_file, write_text
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+FORMAT_VERSION = 1
 
 # Of the hub's names for licences (hf.co/docs/hub/repositories-licenses), those that networks and images come under.
 _HUB_LICENCES = ("apache-2.0", "mit", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0")
 
-Config = TypeVar("Config", bound=BaseModel)
+# How weights are kept: "float16 kernels" leaves vectors (norms, biases, alphas) in float32.
+Keep = Literal["float32", "float16", "float16 kernels"]
 
 
-class Measured(BaseModel):
+Network = TypeVar("Network", bound=nn.Module)
+
+
+class Part(BaseModel):
+    """A part of a bundle's config."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Measured(Part):
     """What was measured with a bundle's own weights.
 
     Attributes:
@@ -33,8 +44,6 @@ class Measured(BaseModel):
         images: How many.
         scores: Name -> value and its 95 % interval.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     on: str
     images: int = Field(ge=1)
@@ -46,6 +55,71 @@ class Measured(BaseModel):
             f"- {name.replace('_', ' ')} {value:.3f} (95 % interval {low:.3f} to {high:.3f})"
             for name, (value, low, high) in self.scores.items()
         )
+
+
+class CommonConfig(Part):
+    """What every bundle's `config.json` says; a kind of bundle adds its network, its preprocessing and its answers.
+
+    Attributes:
+        made_by: The command that makes such bundles.
+        kind: Of which kind it is.
+        weights_sha256: Of the file with the weights.
+        provenance: Recipe, data, splits, environment of the training.
+    """
+
+    made_by: ClassVar[str]
+
+    kind: str
+    format_version: int = FORMAT_VERSION
+    library: str = "pesi-cnn"
+    name: str
+    weights_sha256: str = ""
+    licence: str = ""
+    measured: Measured | None = None
+    provenance: dict[str, Any] = {}
+
+    @property
+    def bundle_id(self) -> str:
+        """Name and the first digits of the weights' hash: what an answer says it came from."""
+        return f"{self.name}@{self.weights_sha256[:12]}"
+
+    @classmethod
+    def read(cls, folder: str | Path) -> Self:
+        """The configuration of a bundle of this kind.
+
+        Raises:
+            BundleError: No bundle there, another kind or format version, or a damaged config.
+        """
+        path, kind = Path(folder) / CONFIG, cls.model_fields["kind"].default
+        if not path.is_file():
+            raise BundleError(
+                f"{folder} is not a bundle: it has no {CONFIG}.",
+                f"Give the folder that `{cls.made_by}` wrote: RUN/bundle.",
+            )
+        again = "Copy the bundle again, or train it again."
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise BundleError(f"{path} is not valid JSON: {error}.", again) from error
+        if not isinstance(values, dict) or values.get("kind") != kind:
+            found = values.get("kind", "classifier") if isinstance(values, dict) else "none"
+            raise BundleError(
+                f"{folder} is no {kind}'s bundle (its kind: {found}).",
+                f"Give one that `{cls.made_by}` wrote: RUN/bundle.",
+            )
+        version = values.get("format_version")
+        if version != FORMAT_VERSION:
+            newer = isinstance(version, int) and version > FORMAT_VERSION
+            raise BundleError(
+                f"{path} has bundle format version {version}; this version of pesi-cnn reads version {FORMAT_VERSION}.",
+                "Upgrade pesi-cnn: pip install -U pesi-cnn" if newer else "Train the bundle again with this version.",
+            )
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            mistake = error.errors()[0]
+            place = ".".join(str(part) for part in mistake["loc"])
+            raise BundleError(f"{path}: {place}: {mistake['msg']}.", again) from error
 
 
 def front_matter(*, pipeline: str, licence: str) -> list[str]:
@@ -71,19 +145,30 @@ def front_matter(*, pipeline: str, licence: str) -> list[str]:
     ]
 
 
-def packed_weights(tensors: Mapping[str, Tensor]) -> tuple[bytes, str]:
-    """Tensors as the bytes of a .safetensors file, and their SHA-256."""
-    data: bytes = save({name: tensor.contiguous() for name, tensor in tensors.items()})
+def packed_weights(network: nn.Module, keep: Keep) -> tuple[bytes, str]:
+    """A network's weights as the bytes of a .safetensors file, and their SHA-256.
+
+    Raises:
+        BundleError: A weight is no finite number in float16.
+    """
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in network.state_dict().items():
+        half = tensor.is_floating_point() and (keep == "float16" or (keep == "float16 kernels" and tensor.ndim > 1))
+        stored = tensor.half() if half else tensor
+        if half and not stored.isfinite().all():
+            raise BundleError(f"The weights {name} are not finite in float16.", "Train with a lower learning rate.")
+        tensors[name] = stored.contiguous()
+    data: bytes = save(tensors)
     return data, hashlib.sha256(data).hexdigest()
 
 
-def write_bundle(folder: str | Path, config: BaseModel, weights: bytes, *, card: str) -> None:
+def write_bundle(folder: str | Path, config: CommonConfig, weights: Mapping[str, bytes], *, card: str) -> None:
     """Write a bundle; its config, written last, makes it valid.
 
     Args:
         folder: The bundle's folder, made if missing.
-        config: Its configuration, with the SHA-256 of `weights` in it.
-        weights: See `packed_weights`.
+        config: Its configuration, with the SHA-256 of each of `weights` in it.
+        weights: Files of them by name, see `packed_weights`; those that are there already stay.
         card: The model card, Markdown.
 
     Raises:
@@ -91,8 +176,9 @@ def write_bundle(folder: str | Path, config: BaseModel, weights: bytes, *, card:
     """
     folder = Path(folder)
     remove_file(folder / CONFIG)
-    with whole_file(folder / WEIGHTS) as temporary:
-        temporary.write_bytes(weights)
+    for name, data in weights.items():
+        with whole_file(folder / name) as temporary:
+            temporary.write_bytes(data)
     write_text(folder / CARD, card)
     write_text(folder / CONFIG, config.model_dump_json(indent=2) + "\n")
 
@@ -106,49 +192,24 @@ def bundle_kind(folder: str | Path) -> str:
     return str(values.get("kind", "")) if isinstance(values, dict) else ""
 
 
-def read_bundle_config(
-    folder: str | Path, model: type[Config], *, kind: str, format_version: int, command: str
-) -> Config:
-    """The configuration of a bundle of one kind.
+def load_network(folder: str | Path, create: Callable[[], Network], sha256: str) -> Network:
+    """A bundle's network, in eval mode and float32, whatever its weights are kept in.
 
     Args:
         folder: The bundle's folder.
-        model: What validates it.
-        kind: The `kind` that it must have, such as "segmenter".
-        format_version: The version that can be read.
-        command: What makes such bundles, for the cure: "pesi segmenter train".
+        create: Builds it, with any weights.
+        sha256: What the config says of the weights.
 
     Raises:
-        BundleError: No bundle there, another kind or format version, or a damaged config.
+        BundleError: The weights are missing, damaged, not those the config names, or of another network.
     """
-    path = Path(folder) / CONFIG
-    if not path.is_file():
-        raise BundleError(
-            f"{folder} is not a bundle: it has no {CONFIG}.", f"Give the folder that `{command}` wrote: RUN/bundle."
-        )
-    again = "Copy the bundle again, or train it again."
+    weights = read_bundle_weights(folder, sha256)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise BundleError(f"{path} is not valid JSON: {error}.", again) from error
-    if not isinstance(values, dict) or values.get("kind") != kind:
-        found = values.get("kind", "classifier") if isinstance(values, dict) else "none"
-        raise BundleError(
-            f"{folder} is no {kind}'s bundle (its kind: {found}).", f"Give one that `{command}` wrote: RUN/bundle."
-        )
-    version = values.get("format_version")
-    if version != format_version:
-        newer = isinstance(version, int) and version > format_version
-        raise BundleError(
-            f"{path} has bundle format version {version}; this version of pesi-cnn reads version {format_version}.",
-            "Upgrade pesi-cnn: pip install -U pesi-cnn" if newer else "Train the bundle again with this version.",
-        )
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        mistake = error.errors()[0]
-        place = ".".join(str(part) for part in mistake["loc"])
-        raise BundleError(f"{path}: {place}: {mistake['msg']}.", again) from error
+        network = create()
+        network.load_state_dict(weights)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise BundleError(f"{folder}: the weights do not fit: {error}", "The bundle is of another version.") from error
+    return network.eval()
 
 
 def read_bundle_weights(folder: str | Path, sha256: str) -> dict[str, Tensor]:

@@ -18,10 +18,13 @@ def recipes(
 
         pesi recipes pesi50 > mine.toml
     """
-    from pesi.train.recipe import load_recipe, shipped_recipes
+    from pesi.train.recipe import Recipe
+    from pesi.train.segmenter_recipe import SegmenterRecipe
 
     if name is not None:
-        print(load_recipe(name).to_toml(), end="")
+        kind = SegmenterRecipe if name in SegmenterRecipe.shipped_names() else Recipe
+        print(kind.load(name).to_toml(), end="")
         return
-    for key, recipe in shipped_recipes().items():
-        print(f"{key}: {recipe.description}")
+    for kind in (Recipe, SegmenterRecipe):
+        for key in kind.shipped_names():
+            print(f"{key}: {kind.load(key).description}")

