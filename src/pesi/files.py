@@ -21,6 +21,7 @@ _CURES = {
     errno.EEXIST: "A part of that path is a file, not a folder: choose another folder.",
     errno.ENOTDIR: "A part of that path is a file, not a folder: choose another folder.",
     errno.EISDIR: "That is a folder: give a file's name.",
+    errno.ENAMETOOLONG: "That name is longer than the file system allows: choose a shorter one.",
     errno.EFBIG: "The file is larger than this system allows (see `ulimit -f`): raise the limit.",
 }
 
@@ -59,7 +60,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         StorageError: The system refused to write (full disk, quota, permission).
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
+    temporary = path.with_name(f".{path.name[:40]}.{os.getpid()}.{secrets.token_hex(4)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary

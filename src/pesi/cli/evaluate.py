@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from pesi.evaluate.evaluation import Evaluation
     from pesi.predict.classifier import Classifier
+    from pesi.predict.tables import ReadPredictions
+    from pesi.taxonomy import Task
 
 DataOption = Annotated[str, typer.Option(help="The data set's folder, or a CSV file.")]
 DatasetOption = Annotated[str | None, typer.Option(help="Which data set it is, where that cannot be found out.")]
@@ -31,7 +33,11 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="The folder for metrics.json, report.html, predictions.csv.")],
     bundle: Annotated[str | None, typer.Option(help="The classifier. Default: the shipped one.")] = None,
     predictions: Annotated[
-        Path | None, typer.Option(help="Score this table (.csv, .parquet) instead of a bundle.")
+        Path | None,
+        typer.Option(
+            help="Score these predictions (.csv, .parquet, .json, .jsonl) and no bundle; images without a result are "
+            "counted and left out."
+        ),
     ] = None,
     dataset: DatasetOption = None,
     split: SplitOption = "val",
@@ -61,7 +67,6 @@ def evaluate(
     from pesi.cli.bars import move
     from pesi.evaluate.evaluation import evaluate_predictions
     from pesi.evaluate.scoring import predicted_table, thresholds_of
-    from pesi.predict.tables import read_prediction_table
     from pesi.taxonomy import task_of
 
     records = chosen_records(data, dataset, split, skip_missing)
@@ -73,9 +78,20 @@ def evaluate(
         known = task_of(task, records["diagnosis"].dropna())
         records = records_of_task(records, known, skip_other_diagnoses)
         provenance["ids"] = _ids_hash(records)
-        table = read_prediction_table(predictions)
-        table = table[table["image_id"].isin(set(records["image_id"]))]
-        provenance["predictions"] = predictions.name
+        read = predictions_of(predictions, records, known)
+        provenance |= {"predictions": predictions.name, "by": ", ".join(sorted(read.bundles)) or "not told"}
+        if read.no_result:
+            missing = records["image_id"].isin(list(read.no_result))
+            counts = records["diagnosis"][missing].value_counts()
+            told = (
+                f"{missing.sum()} of {len(records)} images ({', '.join(f'{n} {code}' for code, n in counts.items())})"
+            )
+            absent = list(read.no_result.values()).count("no row")
+            told += f", {absent} of them without a row" if absent else ""
+            provenance["without a result"] = f"{told}; left out of the scores"
+            print(f"Without a result: {provenance['without a result']}")
+            records = records[~missing].reset_index(drop=True)
+        table = read.table
         evaluation = evaluate_predictions(table, records, known, replicates=replicates, seed=seed)
         _write(out, evaluation, table, f"Predictions on {split}", provenance, None, [])
         return
@@ -130,21 +146,56 @@ def compare(
     """
     from pesi.evaluate.evaluation import compare_predictions
     from pesi.files import check_ending, write_json
-    from pesi.predict.tables import read_prediction_table
     from pesi.taxonomy import task_of
 
     check_ending(out, ".json")
     records = chosen_records(data, dataset, split, skip_missing)
     known = task_of(task, records["diagnosis"].dropna())
     records = records_of_task(records, known, skip_other_diagnoses)
-    tables = []
-    for path in (a, b):
-        table = read_prediction_table(path / "predictions.csv" if path.is_dir() else path)
-        tables.append(table[table["image_id"].isin(set(records["image_id"]))])
+    read = [predictions_of(path / "predictions.csv" if path.is_dir() else path, records, known) for path in (a, b)]
+    if refused := {*read[0].no_result, *read[1].no_result}:
+        print(f"Without a result by A or B: {len(refused)} of {len(records)} images, left out")
+        records = records[~records["image_id"].isin(refused)].reset_index(drop=True)
+    tables = [found.table[~found.table["image_id"].isin(refused)] for found in read]
     comparison = compare_predictions(tables[0], tables[1], records, known, replicates=replicates, seed=seed)
     print(f"A: {a}\nB: {b}\n{comparison.to_text()}", end="")
     if out is not None:
         write_json(out, comparison.to_dict())
+
+
+def predictions_of(path: Path, records: pd.DataFrame, task: Task) -> ReadPredictions:
+    """The predictions in a file of those images that are among the records; an id may have the file's ending.
+
+    An image without a row has no result either.
+
+    Raises:
+        DataError: The file is no table of predictions; it has no row for most of the images, or no result for any.
+    """
+    from pesi.datasets.image_files import SUFFIXES
+    from pesi.predict.tables import ReadPredictions, read_predictions
+
+    def stem(image_id: str) -> str:
+        return image_id.rpartition(".")[0] if Path(image_id).suffix.lower() in SUFFIXES else image_id
+
+    read = read_predictions(path, task.class_names)
+    ids = set(records["image_id"])
+    stems = {stem(image_id): image_id for image_id in ids}
+
+    def own(image_id: str) -> str:
+        return image_id if image_id in ids else stems.get(stem(image_id), image_id)
+
+    table = read.table.assign(image_id=read.table["image_id"].map(own))
+    no_result = {own(image_id): reason for image_id, reason in read.no_result.items() if own(image_id) in ids}
+    absent = sorted(ids - set(table["image_id"]) - set(no_result))
+    if 2 * len(absent) > len(ids):
+        raise DataError(
+            f"{path} has no row for {len(absent)} of {len(ids)} images, the first is {absent[0]}.",
+            "Predictions and data must be of the same images: check the split.",
+        )
+    no_result |= dict.fromkeys(absent, "no row")
+    if len(no_result) == len(ids):
+        raise DataError(f"{path}: none of the images has a result.", "Predict them without the gates: --no-gates.")
+    return ReadPredictions(table[table["image_id"].isin(ids)], no_result, read.bundles)
 
 
 def chosen_records(data: str, dataset: str | None, split: str, skip_missing: bool = False) -> pd.DataFrame:

@@ -1,12 +1,17 @@
-"""`pesi explain`: one image, drawn with what the network attended to."""
+"""`pesi explain`: images, drawn with what the network attended to."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
+
+from pesi.cli.status import refused_status
+from pesi.datasets.inputs import image_files, image_ids
+from pesi.errors import DataError, ImageError, StorageError
 
 if TYPE_CHECKING:
     from pesi.predict.classifier import Classifier
@@ -14,45 +19,79 @@ if TYPE_CHECKING:
 
 
 def explain(
-    image: Annotated[Path, typer.Argument(help="A dermoscopy image.")],
+    inputs: Annotated[list[Path], typer.Argument(help="Images, or folders of images (searched to any depth).")],
     bundle: Annotated[
         str | None, typer.Option(help="The classifier: a bundle's folder. Default: the shipped one.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="The PNG to write. Default: IMAGE-explained.png, here.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The PNG to write; of several images, the folder. Default: IMAGE-explained.png, here."),
+    ] = None,
     class_: Annotated[
         str | None, typer.Option("--class", help="The class to explain. Default: the most probable.")
     ] = None,
-    mask: Annotated[Path | None, typer.Option(help="Lesion mask (PNG): adds the share of attention inside it.")] = None,
+    mask: Annotated[
+        Path | None, typer.Option(help="Lesion mask (PNG) of one image: adds the share of attention inside it.")
+    ] = None,
     gates: Annotated[bool, typer.Option(help="Say so where `pesi predict` gives no result, and why.")] = True,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ... Default: a GPU if there is one.")] = None,
 ) -> None:
     """Draw the class activation map, the attention of each stage, and both blended.
 
     An image of poor quality, or unlike those learned from, for which `pesi predict` gives no result, is drawn too: the
-    picture says so.
+    picture says so. Of several images, those that cannot be read or drawn are named on stderr and the rest is done; the
+    exit status is then 1.
 
     Examples:
 
         pesi explain mole.jpg --bundle runs/mine/bundle
 
         pesi explain mole.jpg --bundle runs/mine/bundle --class melanoma --mask mole_segmentation.png --out why.png
+
+        pesi explain photos/ --out explained
     """
     from pesi.files import check_ending
     from pesi.predict.loading import load
 
-    check_ending(out, ".png")
-    target = out or Path(f"{image.stem}-explained.png")
-    explained = draw_explanation(load(bundle, device=device), image, target, class_name=class_, mask=mask, gates=gates)
+    paths = image_files(inputs)
+    single = len(paths) == 1 and not inputs[0].is_dir() and not (out and out.is_dir())
+    if mask is not None and not single:
+        raise typer.BadParameter("A mask is of one image: name that image alone.")
+    if not single and out is not None and out.exists() and not out.is_dir():
+        raise DataError(f"{out} is a file.", "Name a folder for the pictures.")
+    if single:
+        check_ending(out, ".png")
+    classifier = load(bundle, device=device)
+    failed = 0
+    for image_id, path in zip(image_ids(paths), paths, strict=True):
+        target = out if single and out else (out or Path()) / f"{image_id}-explained.png"
+        try:
+            explained = draw_explanation(classifier, path, target, class_name=class_, mask=mask, gates=gates)
+        except (ImageError, StorageError, OSError) as error:
+            if single:
+                raise
+            failed += 1
+            print(f"pesi: no picture of {path}: {error}", file=sys.stderr)
+            continue
+        _say(explained, "" if single else f"{image_id}: ")
+    if not single:
+        print(f"{len(paths) - failed} pictures in {out or Path()}", file=sys.stderr)
+    if failed:
+        raise typer.Exit(refused_status(failed, len(paths)))
+
+
+def _say(explained: Explained, name: str) -> None:
     if explained.no_result:
-        print(f"no result: {explained.no_result}")
-        print(f"{explained.class_name}: the network alone says {explained.probability:.3f}")
+        print(f"{name}no result: {explained.no_result}")
+        print(f"{name}{explained.class_name}: the network alone says {explained.probability:.3f}")
     else:
-        print(f"{explained.class_name}: probability {explained.probability:.3f}")
+        print(f"{name}{explained.class_name}: probability {explained.probability:.3f}")
     if explained.inside is not None:
         print(f"lesion: {explained.lesion_area:.1%} of the area")
-        for name, share in explained.inside.items():
-            print(f"{name}: {share:.1%} inside the lesion")
-    print(f"Picture: {explained.picture}")
+        for panel, share in explained.inside.items():
+            print(f"{panel}: {share:.1%} inside the lesion")
+    if not name:
+        print(f"Picture: {explained.picture}")
 
 
 class Explained(NamedTuple):

@@ -13,7 +13,7 @@ from pesi.cli.evaluate import DataOption, DatasetOption, ReplicatesOption, Split
 from pesi.cli.status import refused_status
 from pesi.cli.train import SEGMENTER_HELP, segmentation_summary, train_segmenter
 from pesi.datasets.inputs import image_files, image_ids
-from pesi.errors import DataError, ImageError
+from pesi.errors import DataError, ImageError, StorageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -85,8 +85,8 @@ def segment(
     """Find the lesion in each image and write it as a mask of the image's size.
 
     Where no lesion is found, the line of that image says why; its mask then holds what region there was, if any. An
-    image that cannot be read is named on stderr and the rest is done; the exit status is then 1, and 2 where none could
-    be read.
+    image that cannot be read, or whose mask cannot be written, is named on stderr and the rest is done; the exit status
+    is then 1, and 2 where none could be done.
 
     Examples:
 
@@ -117,9 +117,15 @@ def segment(
             lesion = segmenter.segment(image)
             width, height = image_size(path)
             mask = mask_of_size(lesion.mask, height, width)
-            _write_png(out / f"{image_id}_segmentation.png", np.where(mask, np.uint8(255), np.uint8(0)))
-            if overlay:
-                _write_png(out / f"{image_id}_outline.png", outlined(image, lesion.mask))
+            try:
+                _write_png(out / f"{image_id}_segmentation.png", np.where(mask, np.uint8(255), np.uint8(0)))
+                if overlay:
+                    _write_png(out / f"{image_id}_outline.png", outlined(image, lesion.mask))
+            except (StorageError, OSError) as error:
+                refused += 1
+                bar.update()
+                bar.write(f"pesi: no mask of {path}: {error}", file=sys.stderr)
+                continue
             missed += not lesion.found
             told = f"lesion, {lesion.area:.1%} of the picture" if lesion.found else f"no lesion found: {lesion.reason}"
             bar.write(f"{image_id}: {told}", file=sys.stdout)

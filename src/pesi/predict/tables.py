@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -161,6 +162,45 @@ def set_text(row: Row, between: str = " or ") -> str:
     return (between.join(sets[_SET]) or "none of these") if _SET in sets else ""
 
 
+def text_lines(row: Row) -> list[str]:
+    """What is printed of an image; of one that cannot be read nothing, as stderr has it."""
+    if "refused" in row:
+        return []
+    if row["no_result"]:
+        return [f"{row['image']}: no result. {row['no_result']}"]
+    values = ", ".join(f"{name} {value:.3f}" for name, value in row["probabilities"].items())
+    lines = [f"{row['image']}: {values}; triage: {row['triage'] or 'none'}"]
+    if remain := set_text(row):
+        lines.append(f"  at 90 % coverage: {remain}")
+    if row["similar"]:
+        found = [f"{case['diagnosis']} ({case['image_id']}, {case['similarity']:.2f})" for case in row["similar"]]
+        lines.append(f"  most like: {', '.join(found)}")
+    return lines + [f"  warning: {warning}" for warning in warnings_of(row)]
+
+
+def summary(rows: Iterable[Row], levels: Sequence[str]) -> tuple[str, int]:
+    """A table of how many images were answered, in which level, and refused, why; and how many could not be read."""
+    found: dict[str, Counter[str]] = {name: Counter() for name in ("answered", "no result", "cannot be read")}
+    found["answered"].update(dict.fromkeys(levels, 0))
+    total = Counter[str]()
+    for row in rows:
+        if "refused" in row:
+            state, why = "cannot be read", row["refused"].replace(str(row["path"]), "").strip(" .:")
+        elif row["no_result"]:
+            state, why = "no result", " and ".join(v["check"] for v in row["verdicts"] if v["level"] == "refuse")
+        else:
+            state, why = "answered", row["triage"] or ""
+        total[state] += 1
+        found[state][why] += 1
+    lines = [("images", total.total())]
+    for state, reasons in found.items():
+        if total[state] or state == "answered":
+            lines.append((f"  {state}", total[state]))
+            lines += [(f"    {why}", number) for why, number in reasons.items() if why]
+    width = max(len(name) for name, _ in lines)
+    return "\n".join(f"{name:<{width}}  {number:>6}" for name, number in lines), total["cannot be read"]
+
+
 def isic2017_submission(rows: Iterable[Row]) -> str:
     """The challenge's Part 3 submission: `image_id,melanoma,seborrheic_keratosis`, one line an image.
 
@@ -196,10 +236,12 @@ class ReadPredictions(NamedTuple):
     Attributes:
         table: `image_id`, then one column of probabilities a class; images without a result are left out.
         no_result: Image id -> why it has none, of those left out.
+        bundles: Ids of the bundles that they are by, where that is told.
     """
 
     table: pd.DataFrame
     no_result: Mapping[str, str]
+    bundles: frozenset[str]
 
 
 def read_predictions(path: str | Path, classes: Sequence[str] | None = None) -> ReadPredictions:
@@ -236,7 +278,8 @@ def read_predictions(path: str | Path, classes: Sequence[str] | None = None) -> 
         if not values.get("no_result"):
             found = {name: _probability(values.get(name), f"{path}, {where}, column {name}") for name in names}
             rows.append({"image_id": str(values[key]), **found})
-    return ReadPredictions(pd.DataFrame(rows, columns=["image_id", *names]), reasons)
+    bundles = frozenset(str(values["bundle"]) for _, values in entries if values.get("bundle"))
+    return ReadPredictions(pd.DataFrame(rows, columns=["image_id", *names]), reasons, bundles)
 
 
 def read_prediction_table(path: str | Path) -> pd.DataFrame:
@@ -254,16 +297,16 @@ def _entries(path: Path) -> list[tuple[str, Row]]:
             text = path.read_text(encoding="utf-8")
             lines = (line for line in text.split("\n") if line.strip())
             found = json.loads(text) if suffix == ".json" else [json.loads(line) for line in lines]
-            return [
-                (
-                    f"entry {i + 1}",
-                    {"image": row["image"], **row.get("probabilities", {}), "no_result": refusal_of(row)},
-                )
-                for i, row in enumerate(found)
-            ]
+            return [(f"entry {i + 1}", _flat(row)) for i, row in enumerate(found)]
     except (ValueError, OSError, AttributeError, TypeError, KeyError) as error:  # pyarrow's are ValueErrors
         raise DataError(f"{path} cannot be read as predictions: {error}", "Write it again: pesi predict.") from error
     return [(f"row {row.number}", row.values) for row in read_csv(path)]
+
+
+def _flat(row: Row) -> Row:
+    """A JSON entry as a table has it."""
+    beside = {"image": row["image"], "no_result": refusal_of(row), "bundle": row.get("bundle")}
+    return {**row.get("probabilities", {}), **beside}
 
 
 def _probability(value: object, where: str) -> float:
