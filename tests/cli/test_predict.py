@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -154,7 +153,7 @@ def test_an_image_on_standard_input(images, tmp_path):
     (row,) = json.loads(f"[{run('predict', '-', *FREE, '--out', '-', stdin=data).stdout}]")
     run("predict", images / "l0" / "i0.png", *FREE, "--out", tmp_path / "p.json")
     assert row["probabilities"] == pytest.approx(json.loads((tmp_path / "p.json").read_text())[0]["probabilities"])
-    assert row["path"] == "-"
+    assert (row["image"], row["path"]) == ("standard-input", None)
     done = run("predict", "-", *FREE, "--overlay", tmp_path / "o", stdin=data)
     assert "triage" in done.stdout
     assert len(list((tmp_path / "o").iterdir())) == 1
@@ -168,7 +167,7 @@ def test_a_terminal_is_no_image(monkeypatch):
     with os.fdopen(follower, "r") as terminal, os.fdopen(leader):
         monkeypatch.setattr(sys, "stdin", terminal)
         with pytest.raises(DataError, match="terminal"):
-            _standard_input(ExitStack())
+            _standard_input()
 
 
 def test_lesions_by_folder_and_by_table(images, whole, tmp_path):

@@ -73,7 +73,7 @@ def demo(
     records = read_dataset(str(images))
     melanoma = records[(records["split"] == "test") & (records["diagnosis"] == "MEL")].iloc[0]
     explain(
-        Path(melanoma["path"]),
+        [Path(melanoma["path"])],
         bundle=str(run / "bundle"),
         out=out / "explained.png",
         class_="melanoma",

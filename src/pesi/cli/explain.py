@@ -110,7 +110,7 @@ class Explained(NamedTuple):
 
 def draw_explanation(
     classifier: Classifier,
-    image: Path,
+    image: Path | bytes,
     target: Path,
     *,
     class_name: str | None = None,
@@ -143,7 +143,7 @@ def draw_explanation(
     regions = classifier.config.preprocess.regions
     explanations = [explain_image(classifier, image, class_name=name, region=i) for i in range(len(regions))]
     lesion, inside = None, None
-    if mask is not None:
+    if mask is not None and isinstance(image, Path):
         preprocess = classifier.config.preprocess
         lesion = lesion_mask(mask, image, size=preprocess.size, geometry=preprocess.geometry)
         whole = explanations[0]
@@ -155,9 +155,10 @@ def draw_explanation(
         found = finds_lesion(classifier.regions[regions.index("lesion")], decode_image(image))
         why = "The lesion fills the picture" if found else "No lesion was found"
         titles[regions.index("lesion")] = f"{why}: the whole image again"
-    said = f"{image.name}: {name} {probability:.3f}, all views averaged"
+    shown = image.name if isinstance(image, Path) else prediction.image_id
+    said = f"{shown}: {name} {probability:.3f}, all views averaged"
     if prediction.no_result:
-        said = "\n".join(wrap(f"{image.name}: NO RESULT. {prediction.no_result}", 110))
+        said = "\n".join(wrap(f"{shown}: NO RESULT. {prediction.no_result}", 110))
     titles[0] = f"{said}\n{titles[0]}"
     pngs = [explanation_png(explanations[0], title=titles[0], mask=lesion, inside=inside)]
     pngs += [explanation_png(each, title=title) for each, title in zip(explanations[1:], titles[1:], strict=True)]

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -152,16 +150,21 @@ def predict(
         for path in (file, lesions_out):
             if path is not None:
                 check_output(path)
-        paths = [_standard_input(stack)] if inputs == [_STANDARD] else image_files(inputs)
-        ids, count = image_ids(paths), len(paths)
-        if format_ is Format.isic2017 and ids != [path.stem for path in paths]:
-            cure = "A submission names each image once."
-            raise DataError("Two of the images have one name, which is their id.", cure)
+        sources: Sequence[Path | bytes]
+        if inputs == [_STANDARD]:
+            paths, sources, ids = inputs, [_standard_input()], ["standard-input"]
+        else:
+            paths = sources = image_files(inputs)
+            ids = image_ids(paths)
+            if format_ is Format.isic2017 and ids != [path.stem for path in paths]:
+                what = "Two of the images have one name, or one has a name that is too long for an id."
+                raise DataError(what, "A submission names each image once, by its file's name.")
+        count = len(paths)
         lesion_ids = _lesion_ids(lesions, ids, paths)
         cases = load_reference(reference) if reference is not None else None
         members = [load(name, device=device) for name in bundle or (None,)]
         gates = gates and format_ is Format.table
-        work = _Work(members, paths, ids, lesion_ids, views, gates, cases, batch_size)
+        work = _Work(members, paths, sources, ids, lesion_ids, views, gates, cases, batch_size)
         place = outputs.journal
         if resume and file is not None and file.exists() and not (place and place.exists()):
             _check_complete(file, work)
@@ -211,6 +214,7 @@ class _Work:
 
     members: Sequence[Classifier]
     paths: Sequence[Path]
+    sources: Sequence[Path | bytes]
     ids: Sequence[str]
     lesion_ids: Sequence[str | None] | None
     views: str | None
@@ -249,12 +253,12 @@ class _Work:
         """The answers to some of the images."""
         from pesi.predict.ensemble import Ensemble
 
-        paths, ids = [self.paths[n] for n in numbers], [self.ids[n] for n in numbers]
+        sources, ids = [self.sources[n] for n in numbers], [self.ids[n] for n in numbers]
         if len(self.members) > 1:
             ensemble = Ensemble(self.members)
-            return ensemble.predict_many(paths, image_ids=ids, views=self.views, batch_size=self.batch_size)
+            return ensemble.predict_many(sources, image_ids=ids, views=self.views, batch_size=self.batch_size)
         return self.members[0].predict_many(
-            paths,
+            sources,
             image_ids=ids,
             views=self.views,
             gates=self.gates,
@@ -288,16 +292,16 @@ def _fill(journal: Journal, work: _Work, outputs: _Outputs, show: bool) -> int:
     ) as bar:
         for number, result in zip(left, work.results(left), strict=True):
             row = result.to_dict()
-            path = work.paths[number]
+            path, source = work.paths[number], work.sources[number]
             if isinstance(result, Refusal):
                 bar.write(f"pesi: refused {path}: {result.reason}\n  -> {result.cure}", file=sys.stderr)
             else:
                 try:
                     if outputs.overlay is not None and not result.no_result:
                         target = outputs.overlay / f"{result.image_id}-explained.png"
-                        draw_explanation(classifier, path, target, prediction=result)
+                        draw_explanation(classifier, source, target, prediction=result)
                     if outputs.gallery is not None:
-                        row["pictures"] = gallery_pictures(classifier, path, class_name=result.most_probable)
+                        row["pictures"] = gallery_pictures(classifier, source, class_name=result.most_probable)
                 except (OSError, PesiError) as error:
                     failed += 1
                     bar.write(f"pesi: no picture of {path}: {error}", file=sys.stderr)
@@ -353,17 +357,15 @@ def _check_complete(file: Path, work: _Work) -> None:
     print(f"{file} is complete: {len(work.ids)} images.", file=sys.stderr)
 
 
-def _standard_input(stack: ExitStack) -> Path:
-    """The image on standard input, as a file."""
+def _standard_input() -> bytes:
+    """The image on standard input."""
     cure = "Give it an image: pesi predict - < mole.jpg"
     if sys.stdin is None or sys.stdin.isatty():
         raise DataError("Standard input is a terminal and not an image.", cure)
-    path = Path(stack.enter_context(TemporaryDirectory(prefix="pesi-"))) / "standard-input"
-    with path.open("wb") as file:
-        shutil.copyfileobj(sys.stdin.buffer, file)
-    if not path.stat().st_size:
+    data = sys.stdin.buffer.read()
+    if not data:
         raise DataError("Standard input is empty.", cure)
-    return path
+    return data
 
 
 def _lesion_ids(lesions: str | None, ids: Sequence[str], paths: Sequence[Path]) -> list[str | None] | None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pesi.explain.maps import Map, explain
 from pesi.files import utf8, whole_file
-from pesi.images.decode import decode_image
+from pesi.images.pixels import ImageSource, pixels
 from pesi.predict.classifier import Classifier
 from pesi.predict.tables import Row, refusal_of, set_text, warnings_of
 
@@ -25,7 +25,7 @@ _MAP_SIDE = 48  # of the map over it, which is smooth: the browser enlarges it
 _QUALITY = 80
 
 
-def gallery_pictures(classifier: Classifier, path: str | Path, *, class_name: str) -> dict[str, str]:
+def gallery_pictures(classifier: Classifier, source: ImageSource, *, class_name: str) -> dict[str, str]:
     """One image for the gallery, as base64: "image" (a small JPEG) and "overlay" (PNG, half clear, to lie over it).
 
     The image is the first region that the classifier looks at; where that is the whole picture squeezed into a square,
@@ -35,7 +35,7 @@ def gallery_pictures(classifier: Classifier, path: str | Path, *, class_name: st
     Raises:
         ImageError: The image is refused.
     """
-    whole = decode_image(path)
+    whole = pixels(source)
     colours = _coloured(explain(classifier, whole, class_name=class_name).blended)
     preprocess = classifier.config.preprocess
     squeezed = (preprocess.regions[0], preprocess.geometry) == ("image", "squeeze")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,7 +122,7 @@ class Ensemble:
 
     def predict_many(
         self,
-        paths: Iterable[str | Path],
+        paths: Iterable[ImageSource],
         *,
         image_ids: Iterable[str] | None = None,
         views: str | None = None,
