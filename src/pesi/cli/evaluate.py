@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from pesi.evaluate.evaluation import Evaluation
     from pesi.predict.classifier import Classifier
-    from pesi.predict.tables import ReadPredictions
-    from pesi.taxonomy import Task
 
 DataOption = Annotated[str, typer.Option(help="The data set's folder, or a CSV file.")]
 DatasetOption = Annotated[str | None, typer.Option(help="Which data set it is, where that cannot be found out.")]
@@ -66,7 +64,7 @@ def evaluate(
 
     from pesi.cli.bars import move
     from pesi.evaluate.evaluation import evaluate_predictions
-    from pesi.evaluate.scoring import predicted_table, thresholds_of
+    from pesi.evaluate.scoring import predicted_table, predictions_of, thresholds_of
     from pesi.taxonomy import task_of
 
     records = chosen_records(data, dataset, split, skip_missing)
@@ -145,6 +143,7 @@ def compare(
         pesi compare a.csv b.csv --data isic2017 --split test --out difference.json
     """
     from pesi.evaluate.evaluation import compare_predictions
+    from pesi.evaluate.scoring import predictions_of
     from pesi.files import check_ending, write_json
     from pesi.taxonomy import task_of
 
@@ -161,41 +160,6 @@ def compare(
     print(f"A: {a}\nB: {b}\n{comparison.to_text()}", end="")
     if out is not None:
         write_json(out, comparison.to_dict())
-
-
-def predictions_of(path: Path, records: pd.DataFrame, task: Task) -> ReadPredictions:
-    """The predictions in a file of those images that are among the records; an id may have the file's ending.
-
-    An image without a row has no result either.
-
-    Raises:
-        DataError: The file is no table of predictions; it has no row for most of the images, or no result for any.
-    """
-    from pesi.datasets.image_files import SUFFIXES
-    from pesi.predict.tables import ReadPredictions, read_predictions
-
-    def stem(image_id: str) -> str:
-        return image_id.rpartition(".")[0] if Path(image_id).suffix.lower() in SUFFIXES else image_id
-
-    read = read_predictions(path, task.class_names)
-    ids = set(records["image_id"])
-    stems = {stem(image_id): image_id for image_id in ids}
-
-    def own(image_id: str) -> str:
-        return image_id if image_id in ids else stems.get(stem(image_id), image_id)
-
-    table = read.table.assign(image_id=read.table["image_id"].map(own))
-    no_result = {own(image_id): reason for image_id, reason in read.no_result.items() if own(image_id) in ids}
-    absent = sorted(ids - set(table["image_id"]) - set(no_result))
-    if 2 * len(absent) > len(ids):
-        raise DataError(
-            f"{path} has no row for {len(absent)} of {len(ids)} images, the first is {absent[0]}.",
-            "Predictions and data must be of the same images: check the split.",
-        )
-    no_result |= dict.fromkeys(absent, "no row")
-    if len(no_result) == len(ids):
-        raise DataError(f"{path}: none of the images has a result.", "Predict them without the gates: --no-gates.")
-    return ReadPredictions(table[table["image_id"].isin(ids)], no_result, read.bundles)
 
 
 def chosen_records(data: str, dataset: str | None, split: str, skip_missing: bool = False) -> pd.DataFrame:

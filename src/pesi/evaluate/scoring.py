@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from pesi.datasets.image_files import SUFFIXES as IMAGE_SUFFIXES
 from pesi.datasets.readers import read_dataset
 from pesi.datasets.records import SPLITS
 from pesi.errors import DataError, PesiError
@@ -15,8 +16,8 @@ from pesi.predict.classifier import Classifier
 from pesi.predict.loading import load
 from pesi.predict.prediction import Prediction
 from pesi.predict.predictions import Predictions, probability_table
-from pesi.predict.tables import SUFFIXES, read_prediction_table
-from pesi.taxonomy import task_of
+from pesi.predict.tables import SUFFIXES, ReadPredictions, read_predictions
+from pesi.taxonomy import Task, task_of
 
 
 def evaluate(
@@ -37,7 +38,8 @@ def evaluate(
 
     Args:
         bundle_or_predictions: A Classifier, a bundle's folder or name (None: the one that ships); or Predictions, a
-            table of probabilities (`image_id`, one column a class), or a file that `pesi predict` wrote.
+            table of probabilities (`image_id`, one column a class), or a file that `pesi predict` wrote. Images
+            without a result are left out.
         data: A data set's folder, a CSV file, or a record table as `read_dataset` gives it.
         dataset: Which data set it is, where that cannot be found out.
         split: train, val, test or all.
@@ -56,8 +58,11 @@ def evaluate(
     records = labelled_part(whole, split, "The table" if isinstance(data, pd.DataFrame) else str(data))
     given = bundle_or_predictions
     if isinstance(given, str | Path) and Path(given).suffix.lower() in SUFFIXES:
-        given = read_prediction_table(given)
+        read = predictions_of(given, records, task_of(task, records["diagnosis"].dropna()))
+        given, records = read.table, records[~records["image_id"].isin(list(read.no_result))]
     elif isinstance(given, Predictions):
+        refused = [each.image_id for each in given if not isinstance(each, Prediction) or each.no_result]
+        records = records[~records["image_id"].isin(refused)]
         given = probability_table(each for each in given if isinstance(each, Prediction) and not each.no_result)
     if isinstance(given, pd.DataFrame):
         table = given[given["image_id"].isin(set(records["image_id"]))]
@@ -69,6 +74,39 @@ def evaluate(
     return evaluate_predictions(
         table, records, classifier.task, replicates=replicates, seed=seed, thresholds=thresholds
     )
+
+
+def predictions_of(path: str | Path, records: pd.DataFrame, task: Task) -> ReadPredictions:
+    """The predictions in a file of those images that are among the records; an id may have the file's ending.
+
+    An image without a row has no result either.
+
+    Raises:
+        DataError: The file is no table of predictions; it has no row for most of the images, or no result for any.
+    """
+
+    def stem(image_id: str) -> str:
+        return image_id.rpartition(".")[0] if Path(image_id).suffix.lower() in IMAGE_SUFFIXES else image_id
+
+    read = read_predictions(path, task.class_names)
+    ids = set(records["image_id"])
+    stems = {stem(image_id): image_id for image_id in ids}
+
+    def own(image_id: str) -> str:
+        return image_id if image_id in ids else stems.get(stem(image_id), image_id)
+
+    table = read.table.assign(image_id=read.table["image_id"].map(own))
+    no_result = {own(image_id): reason for image_id, reason in read.no_result.items() if own(image_id) in ids}
+    absent = sorted(ids - set(table["image_id"]) - set(no_result))
+    if 2 * len(absent) > len(ids):
+        raise DataError(
+            f"{path} has no row for {len(absent)} of {len(ids)} images, the first is {absent[0]}.",
+            "Predictions and data must be of the same images: check the split.",
+        )
+    no_result |= dict.fromkeys(absent, "no row")
+    if len(no_result) == len(ids):
+        raise DataError(f"{path}: none of the images has a result.", "Predict them without the gates: --no-gates.")
+    return ReadPredictions(table[table["image_id"].isin(ids)], no_result, read.bundles)
 
 
 def labelled_part(records: pd.DataFrame, split: str, name: str) -> pd.DataFrame:
