@@ -15,6 +15,7 @@ from captum.attr import LayerGradCam
 from PIL import Image
 
 import pesi
+from pesi.explain.gallery import save_gallery
 from pesi.explain.overlay import explanation_png
 from pesi.images.transforms import normalise, to_tensor
 from pesi.synthetic import draw_lesion
@@ -53,14 +54,15 @@ print(classifier.predict(np.asarray(Image.open(mole))).probabilities == one.prob
 
 # %% [markdown]
 # Many in, a list out, in order; what cannot be read is a Refusal in its place. A notebook shows the list as cards with
-# picture, bars, prediction sets, triage and reasons. `to_frame` makes it a table, as `pesi predict` writes it.
+# picture, bars, prediction sets, triage and reasons. `to_frame` makes it a table, as `pesi predict` writes it, and
+# `save_gallery` one offline page, as its `--gallery` does.
 
 # %%
 results = classifier.predict(photos)
 frame = results.to_frame()
 print(results.summary())
 print(frame[["image", "diagnosis", "malignant", "triage", "no_result"]])
-Path("predictions.html").write_text(results._repr_html_(), encoding="utf-8")
+save_gallery("gallery.html", results, classifier)
 
 # %% [markdown]
 # Without the gates (`gates=False`) every image that can be read has an answer; `stream=True` gives one after the other.

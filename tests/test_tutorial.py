@@ -38,7 +38,9 @@ def test_it_runs(tmp_path):
     weights = (tmp_path / "my-bundle" / "model.safetensors").read_bytes()
     assert repository.commits[-1][1]["model.safetensors"] == weights
     assert Image.open(tmp_path / "explained.png").size[0] > 300
-    assert "data:image/jpeg;base64," in (tmp_path / "predictions.html").read_text()
+    page = (tmp_path / "gallery.html").read_text()
+    assert page.count("data:image/jpeg;base64,") == 4
+    assert "notes" in page
 
 
 def test_its_cells_are_cells():

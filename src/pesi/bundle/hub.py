@@ -62,7 +62,7 @@ def hub_folder(
     Args:
         name: Which.
         max_bytes: Refuse a larger one.
-        endpoint: Address of the hub; default HF_ENDPOINT or huggingface.co.
+        endpoint: Address of the hub; default HF_ENDPOINT, else the public one.
         token: Of an account that may read it; default the one that `hf auth login` keeps.
 
     Raises:

@@ -25,7 +25,9 @@ def audit(
         str, typer.Option(help="The data set's folder, or a CSV file: labelled images, of which one a lesion is drawn.")
     ],
     out: Annotated[Path, typer.Option(help="The folder for report.html, report.pdf, audit.json, the card.")],
-    bundle: Annotated[str | None, typer.Argument(help="A bundle's folder. Default: the shipped one.")] = None,
+    bundle: Annotated[
+        str | None, typer.Argument(help="A bundle's folder, or hf://OWNER/NAME. Default: the shipped one.")
+    ] = None,
     split: Annotated[str, typer.Option(help="Its images: train, val, test, or all.")] = "val",
     dataset: Annotated[
         str | None, typer.Option(help="Which data set --data is, where that cannot be found out.")

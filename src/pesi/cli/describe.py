@@ -32,7 +32,8 @@ def describe(
     picture: Annotated[Path | None, typer.Option(help="A folder for ID-described.png: outline, axes, colours.")] = None,
     mask: Annotated[Path | None, typer.Option(help="Your own lesion mask (PNG) of the one image given.")] = None,
     segmenter: Annotated[
-        str | None, typer.Option(help="The lesion segmenter: a bundle's folder. Default: the shipped one.")
+        str | None,
+        typer.Option(help="The lesion segmenter: a bundle's folder, or hf://OWNER/NAME. Default: the shipped one."),
     ] = None,
     attention: Annotated[
         bool, typer.Option(help="Also measure how much of the classifier's attention is inside the lesion.")

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 def explain(
     inputs: Annotated[list[Path], typer.Argument(help="Images, or folders of images (searched to any depth).")],
     bundle: Annotated[
-        str | None, typer.Option(help="The classifier: a bundle's folder. Default: the shipped one.")
+        str | None,
+        typer.Option(help="The classifier: a bundle's folder, or hf://OWNER/NAME. Default: the shipped one."),
     ] = None,
     out: Annotated[
         Path | None,

@@ -26,7 +26,9 @@ segmenter_app = typer.Typer(
     help="Train and score the lesion segmenter.", no_args_is_help=True, rich_markup_mode="markdown"
 )
 
-BundleOption = Annotated[str | None, typer.Option(help="The segmenter: a bundle's folder. Default: the shipped one.")]
+BundleOption = Annotated[
+    str | None, typer.Option(help="The segmenter: a bundle's folder, or hf://OWNER/NAME. Default: the shipped one.")
+]
 DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, ... Default: a GPU if there is one.")]
 ProgressOption = Annotated[bool, typer.Option(help="Show a progress bar.")]
 

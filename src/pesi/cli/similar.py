@@ -22,7 +22,9 @@ similar_app = typer.Typer(
     help="Find similar cases among your own labelled images.", no_args_is_help=True, rich_markup_mode="markdown"
 )
 
-BundleOption = Annotated[str | None, typer.Option(help="The classifier: a bundle's folder. Default: the shipped one.")]
+BundleOption = Annotated[
+    str | None, typer.Option(help="The classifier: a bundle's folder, or hf://OWNER/NAME. Default: the shipped one.")
+]
 
 
 @similar_app.command()

@@ -18,6 +18,7 @@ from pesi.explain.maps import Map, explain
 from pesi.files import utf8, whole_file
 from pesi.images.pixels import ImageSource, pixels
 from pesi.predict.classifier import Classifier
+from pesi.predict.prediction import Prediction, Refusal
 from pesi.predict.tables import Row, refusal_of, set_text, warnings_of
 
 _SIDE = 240  # pixels of a picture's longer side
@@ -77,6 +78,31 @@ def write_gallery(
     )
     with whole_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.writelines(utf8(piece) for piece in page)
+
+
+def save_gallery(path: str | Path, results: Sequence[Prediction | Refusal], classifier: Classifier) -> None:
+    """The page of what `classifier` predicted of files, the most suspicious first; what has no file has no picture.
+
+    Raises:
+        ImageError: A file is no longer what it was.
+        StorageError: The page cannot be written.
+    """
+    ordered = sorted(results, key=lambda result: gallery_order(result.to_dict()))
+    rows = (
+        result.to_dict()
+        if isinstance(result, Refusal) or result.path is None
+        else result.to_dict() | {"pictures": gallery_pictures(classifier, result.path, class_name=result.most_probable)}
+        for result in ordered
+    )
+    config = classifier.config
+    write_gallery(
+        path,
+        rows,
+        count=len(ordered),
+        levels=[level.level for level in config.triage],
+        classes=config.outputs,
+        bundle=config.bundle_id,
+    )
 
 
 def gallery_order(row: Row) -> tuple[int, float]:

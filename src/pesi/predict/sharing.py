@@ -47,7 +47,7 @@ class Shared(ABC):
             revision: Branch, tag or commit on the hub; a commit pins it.
             device: Where to compute; default: a GPU if there is one.
             max_bytes: Refuse to fetch a larger bundle; default `bundle.hub.MAX_BYTES`.
-            endpoint: Address of the hub; default HF_ENDPOINT or huggingface.co.
+            endpoint: Address of the hub; default HF_ENDPOINT, else the public one.
             token: Of an account that may read it; default the one that `hf auth login` keeps.
 
         Raises:
