@@ -223,6 +223,7 @@ def test_the_published_folds_keep_near_duplicates_together() -> None:
     assert folds["duplicate_of"][sorted(near_test)].str.contains("test").all()
 
 
+@pytest.mark.slow
 def test_a_killed_table_goes_on_to_the_same_result(tmp_path: Path) -> None:
     import train_row
 

@@ -63,6 +63,7 @@ def test_options_that_errors_name_are_those_of_a_verb_that_raises_them() -> None
         room = path.relative_to(PACKAGE).parts[0]
         own = [options for name, options in VERBS.values() if name == module]
         own = own or [VERBS[verb][1] for verb in ROOMS.get(room, ())]
+        own += [options for name, (_, options) in VERBS.items() if own and f"pesi {name} " in text]
         for option in re.findall(r"(?<![\w-])--[a-z][a-z-]*", text):
             if option in OF_OTHERS:
                 continue

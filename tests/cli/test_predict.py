@@ -199,6 +199,7 @@ def test_pictures_that_cannot_be_written_stop_nothing_else(images, tmp_path):
     assert sum(path.is_file() for path in (tmp_path / "m").iterdir()) == 2
 
 
+@pytest.mark.slow
 def test_a_folder_is_explained(images, tmp_path):
     done = run("explain", images, "--out", tmp_path / "e", "--no-gates", status=1)
     assert "i5.png" in done.stderr

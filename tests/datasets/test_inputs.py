@@ -129,6 +129,7 @@ def test_a_folder_that_may_not_be_read_stops_no_other(tmp_path: Path, monkeypatc
     assert not report.ok
 
 
+@pytest.mark.slow
 def test_one_odd_image_loses_no_other(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     picture(folder / "p1" / "mole.png", 1)
@@ -153,6 +154,7 @@ def test_one_odd_image_loses_no_other(tmp_path: Path) -> None:
     assert len(json.loads((tmp_path / "d.json").read_text())) == 6
 
 
+@pytest.mark.slow
 def test_nothing_done_is_status_2(tmp_path: Path) -> None:
     garbage = tmp_path / "garbage.jpg"
     garbage.write_bytes(b"garbage")
@@ -182,6 +184,7 @@ def test_a_mistake_of_the_program_is_no_refusal() -> None:
     assert "please report" in done.stderr
 
 
+@pytest.mark.slow
 def test_shipped_bundles_by_name_beside_a_folder_of_that_name(tmp_path: Path) -> None:
     picture(tmp_path / "a.png")
     (tmp_path / "isic2017").mkdir()  # as `pesi data fetch isic2017` makes it
@@ -193,6 +196,7 @@ def test_shipped_bundles_by_name_beside_a_folder_of_that_name(tmp_path: Path) ->
     assert b"no classifier" in done.stderr
 
 
+@pytest.mark.slow
 def test_what_predict_gives_no_result_for_is_explained_as_such(tmp_path: Path) -> None:
     image = picture(tmp_path / "tiny.png", size=(20, 20))
     done = pesi("explain", image, "--out", tmp_path / "why.png")

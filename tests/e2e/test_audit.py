@@ -25,6 +25,8 @@ from pesi.errors import DataError, PesiError
 from pesi.evaluate.audit.run import TOPICS
 from pesi.predict.loading import load
 
+pytestmark = pytest.mark.slow  # a whole audit
+
 CHROMIUM = shutil.which("chromium")
 FIRST = {topic.key for topic in TOPICS}
 EVERYWHERE = {topic.key for topic in TOPICS if topic.everywhere}

@@ -63,6 +63,7 @@ def test_help_shows_examples(here):
     assert "pesi-cnn" in here("--version").stdout
 
 
+@pytest.mark.slow
 def test_train_evaluate_compare_explain(spots_csv, here, tmp_path):
     sets = [part for override in TINY for part in ("--set", override)]
     run = tmp_path / "run"

@@ -101,6 +101,7 @@ def test_a_finished_run_is_not_trained_again(tiny_run):
 SCRIPT = "import sys; from pesi.train.run import run_training; run_training(sys.argv[1], show_progress=False)"
 
 
+@pytest.mark.slow
 def test_kill_9_and_resume_end_bit_for_bit_the_same(tmp_path, spots):
     options = (
         "epochs=4",
@@ -247,6 +248,7 @@ COMMAND = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_stops_the_command_and_its_status_tells(tmp_path, spots, sent, status):
     folder = tmp_path / "run"
@@ -321,6 +323,7 @@ def in_two_processes(folder: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_network(tmp_path, spots):
     """DDP over gloo: the gradients are averaged, so 2 x 6 images a step learn as 12 do in one process."""
     plain = ("ema=0", "views=single", "epochs=1", "augmentation.flip=false", "augmentation.rotation=0")

@@ -168,8 +168,10 @@ def chosen_records(data: str, dataset: str | None, split: str, skip_missing: boo
     Raises:
         DataError: The split's name is unknown, or it holds no labelled images.
     """
+    from pesi.datasets.records import check_split
     from pesi.evaluate.scoring import labelled_part
 
+    check_split(split)  # before anything is read
     return labelled_part(read_records(data, dataset, skip_missing), split, str(data))
 
 

@@ -54,14 +54,14 @@ def explain(
     from pesi.files import check_ending
     from pesi.predict.loading import load
 
-    paths = image_files(inputs)
-    single = len(paths) == 1 and not inputs[0].is_dir() and not (out and out.is_dir())
+    single = len(inputs) == 1 and not inputs[0].is_dir() and not (out and out.is_dir())
+    if single:
+        check_ending(out, ".png")
     if mask is not None and not single:
         raise typer.BadParameter("A mask is of one image: name that image alone.")
     if not single and out is not None and out.exists() and not out.is_dir():
         raise DataError(f"{out} is a file.", "Name a folder for the pictures.")
-    if single:
-        check_ending(out, ".png")
+    paths = image_files(inputs)
     classifier = load(bundle, device=device)
     failed = 0
     for image_id, path in zip(image_ids(paths), paths, strict=True):

@@ -13,7 +13,7 @@ from pesi.cli.evaluate import DataOption, DatasetOption, ReplicatesOption, Split
 from pesi.cli.status import refused_status
 from pesi.cli.train import SEGMENTER_HELP, segmentation_summary, train_segmenter
 from pesi.datasets.inputs import image_files, image_ids
-from pesi.errors import DataError, ImageError, StorageError
+from pesi.errors import ImageError, StorageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -140,10 +140,9 @@ def segment(
 
 def _records(data: str, dataset: str | None, split: str, skip_missing: bool) -> pd.DataFrame:
     """The images of one split; unlike for a classifier's scores they need no diagnosis."""
-    from pesi.datasets.records import SPLITS
+    from pesi.datasets.records import check_split
 
-    if split not in (*SPLITS, "all"):
-        raise DataError(f"Unknown split {split!r}.", f"Choose one of: {', '.join(SPLITS)}, all.")
+    check_split(split)
     records = read_records(data, dataset, skip_missing)
     return records if split == "all" else records[records["split"] == split]
 

@@ -71,6 +71,16 @@ def record_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     return table
 
 
+def check_split(split: str) -> None:
+    """Make sure that a split's name is one of `SPLITS`, or `all`.
+
+    Raises:
+        DataError: It is none.
+    """
+    if split not in (*SPLITS, "all"):
+        raise DataError(f"Unknown split {split!r}.", f"Choose one of: {', '.join(SPLITS)}, all.")
+
+
 def with_absolute_paths(records: pd.DataFrame) -> pd.DataFrame:
     """A copy of a record table whose paths hold from any working folder."""
     return records.assign(

@@ -9,7 +9,7 @@ import pandas as pd
 
 from pesi.datasets.image_files import SUFFIXES as IMAGE_SUFFIXES
 from pesi.datasets.readers import read_dataset
-from pesi.datasets.records import SPLITS
+from pesi.datasets.records import check_split
 from pesi.errors import DataError, PesiError
 from pesi.evaluate.evaluation import Evaluation, evaluate_predictions
 from pesi.predict.classifier import Classifier
@@ -105,7 +105,10 @@ def predictions_of(path: str | Path, records: pd.DataFrame, task: Task) -> ReadP
         )
     no_result |= dict.fromkeys(absent, "no row")
     if len(no_result) == len(ids):
-        raise DataError(f"{path}: none of the images has a result.", "Predict them without the gates: --no-gates.")
+        raise DataError(
+            f"{path}: none of the images has a result.",
+            "Predict them without the gates: pesi predict DIR --out FILE --no-gates.",
+        )
     return ReadPredictions(table[table["image_id"].isin(ids)], no_result, read.bundles)
 
 
@@ -120,8 +123,7 @@ def labelled_part(records: pd.DataFrame, split: str, name: str) -> pd.DataFrame:
     Raises:
         DataError: The split's name is unknown, or it holds no labelled images.
     """
-    if split not in (*SPLITS, "all"):
-        raise DataError(f"Unknown split {split!r}.", f"Choose one of: {', '.join(SPLITS)}, all.")
+    check_split(split)
     chosen = records if split == "all" else records[records["split"] == split]
     if not len(chosen):
         found = ", ".join(sorted(set(records["split"].dropna()))) or "none"

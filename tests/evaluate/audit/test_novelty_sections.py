@@ -161,6 +161,7 @@ def test_jpeg_keeps_the_colours_in_order() -> None:
 OTHER_THINGS = ("cat", "motorcycle", "flower", "noise", "page of text", "temple", "coins", "brick")
 
 
+@pytest.mark.slow
 def test_photographs_of_other_things_are_strange_to_the_shipped_network(shared: Path) -> None:
     pytest.importorskip("skimage", reason="scikit-image brings the photographs")
     classifier = pesi.load(device="cpu")
