@@ -215,6 +215,7 @@ def test_a_trained_network_is_saved_as_it_is_now(classifier, tmp_path, spots):
     assert again.predict(path).probabilities == classifier.predict(path).probabilities
 
 
+@pytest.mark.slow
 def test_the_command_takes_a_hub_name_and_prints_the_licence(server, published, spots, tmp_path):
     published.commit({"README.md": b"---\nlicense: cc-by-4.0\n---\n# Moles\n"})
     environment = os.environ | {

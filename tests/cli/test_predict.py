@@ -186,6 +186,7 @@ def test_lesions_by_folder_and_by_table(images, whole, tmp_path):
         assert found["answered"].to_dict() == {"l0": 3, "l1": 2}
 
 
+@pytest.mark.slow
 def test_pictures_that_cannot_be_written_stop_nothing_else(images, tmp_path):
     (tmp_path / "o" / "i2-explained.png" / "in the way").mkdir(parents=True)
     done = run("predict", images / "l0", *FREE, "--overlay", tmp_path / "o", "--out", tmp_path / "p.csv", status=1)

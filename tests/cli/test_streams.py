@@ -75,6 +75,7 @@ def test_with_nowhere_to_speak_the_status_tells(streams: str) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (2, "", "")
 
 
+@pytest.mark.slow
 def test_predictions(tiny_run: Path, spots: pd.DataFrame, tmp_path: Path) -> None:
     """A file that is written while standard output is closed is whole; printed results are not lost unseen."""
     predict = f"{PESI} predict {spots['path'].iloc[0]} --bundle {tiny_run / 'bundle'}"

@@ -54,6 +54,7 @@ def run(site: Path, *arguments: str | Path) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_wheel_predicts_and_finds_the_lesion(site: Path, tmp_path: Path) -> None:
     assert Path(run(site, "-c", "import pesi; print(pesi.__file__)").strip()).is_relative_to(site)
     image = next(Path(write_synthetic(tmp_path / "set", train=1, val=0, test=0, size=256)).rglob("*.jpg"))

@@ -147,6 +147,7 @@ class _Cut(Callback):
             raise RuntimeError("cut")
 
 
+@pytest.mark.slow
 def test_a_moved_run_remembers_its_best_epoch(tmp_path, spots):
     for name in ("whole", "cut"):
         start(tmp_path / name, spots, "epochs=3", "ema=0", "optimizer.lr=1e-3")
@@ -160,6 +161,7 @@ def test_a_moved_run_remembers_its_best_epoch(tmp_path, spots):
     assert not (tmp_path / "cut").exists()
 
 
+@pytest.mark.slow
 def test_dropout_and_mixing_resume_bit_for_bit(tmp_path, spots):
     """Within an epoch that a run resumes with, the loader draws from torch's generator at another moment."""
     options = ("epochs=2", "views=single", "network.dropout=0.3", "loss.mixup=0.2", "loss.cutmix=1")

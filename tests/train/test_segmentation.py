@@ -177,6 +177,7 @@ class _Cut(Callback):
             raise RuntimeError("cut")
 
 
+@pytest.mark.slow
 def test_a_cut_run_resumes_to_the_same_end(tmp_path, records):
     few = records[records["split"].isin(["train", "val"])].groupby("split").head(16)
     for name in ("whole", "cut"):

@@ -145,6 +145,7 @@ def audit_data(records: pd.DataFrame, classifier, rows: np.ndarray) -> AuditData
     )
 
 
+@pytest.mark.slow
 def test_the_section_on_real_images(shared):
     records = read_dataset(shared / "data" / "isic2017_512")
     records = records[records["split"] == "val"]

@@ -156,6 +156,7 @@ def test_progress_is_told(classifier):
     assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
 
 
+@pytest.mark.slow
 def test_on_real_images(shared, tmp_path):
     """The shipped classifier: sets that keep their promise on its own validation images, a few of them here."""
     classifier = pesi.load(device="cpu")
