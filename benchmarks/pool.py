@@ -15,12 +15,13 @@ import pandas as pd
 from table import Table
 
 from pesi.datasets.duplicates import clusters, near_duplicates
-from pesi.datasets.splits import folds, group_ids
+from pesi.datasets.splits import folds, group_ids, read_ids
 from pesi.errors import DataError
 from pesi.files import write_text
 
-SEED = 2017
+SEED = 2017  # of the first fold lists
 LISTED = "near_duplicates.csv"
+COPIES = "train_ids_with_a_copy_elsewhere.txt"
 _COLUMNS = ("image_id", "fold", "duplicate_of")
 
 
@@ -52,7 +53,15 @@ def duplicate_pairs(records: pd.DataFrame, data: Path, *, find: bool) -> pd.Data
     return pd.concat([found, pd.DataFrame(more)], ignore_index=True) if more else found
 
 
-def fold_list(records: pd.DataFrame, pairs: pd.DataFrame, *, count: int, grouped: bool = True) -> pd.DataFrame:
+def fold_list(
+    records: pd.DataFrame,
+    pairs: pd.DataFrame,
+    *,
+    count: int,
+    grouped: bool = True,
+    seed: int = SEED,
+    copies: frozenset[str] = frozenset(),
+) -> pd.DataFrame:
     """A fold for each image of the pool.
 
     Args:
@@ -60,10 +69,12 @@ def fold_list(records: pd.DataFrame, pairs: pd.DataFrame, *, count: int, grouped
         pairs: Near-duplicate pairs.
         count: Number of folds.
         grouped: Whether images of a patient, lesion or near-duplicate cluster share a fold.
+        seed: Of the division.
+        copies: Images that are known to have a copy in another split.
 
     Returns:
-        Columns image_id (sorted), fold (0 ... count - 1), duplicate_of ("val", "test", "val test" or ""): the
-        official splits other than its own in which the image has a near-duplicate.
+        Columns image_id (sorted), fold (0 ... count - 1), duplicate_of ("val", "test", "val test", "listed" or ""):
+        the official splits other than its own in which the image has a near-duplicate.
     """
     cluster = clusters(records, pairs)
     held_apart: dict[int, set[str]] = {}
@@ -74,9 +85,10 @@ def fold_list(records: pd.DataFrame, pairs: pd.DataFrame, *, count: int, grouped
     if not len(pool):
         raise DataError("The data have no labelled images but test images.", "Give the data set with its ground truth.")
     alone = pool.assign(lesion_id=None, patient_id=None)
-    fold = folds(pool, k=count, seed=SEED, clusters=cluster) if grouped else folds(alone, k=count, seed=SEED)
+    fold = folds(pool, k=count, seed=seed, clusters=cluster) if grouped else folds(alone, k=count, seed=seed)
     duplicate_of = [
         " ".join(sorted(held_apart.get(int(cluster[image_id]), set()) - {split}, reverse=True))
+        or ("listed" if image_id in copies else "")
         for image_id, split in zip(pool["image_id"], pool["split"], strict=True)
     ]
     # An official training image may be like a val image, a val image only like a test image.
@@ -98,7 +110,14 @@ def saved_folds(table: Table, records: pd.DataFrame, data: Path) -> pd.DataFrame
     if not path.is_file():
         pairs = duplicate_pairs(records, data, find=table.find_duplicates)
         write_text(path.with_name(f"{path.stem}-pairs.csv"), pairs.to_csv(index=False, float_format="%.4f"))
-        made = fold_list(records, pairs, count=table.fold_count, grouped=table.group_folds)
+        made = fold_list(
+            records,
+            pairs,
+            count=table.fold_count,
+            grouped=table.group_folds,
+            seed=table.fold_seed,
+            copies=frozenset(read_ids(data / COPIES)) if (data / COPIES).is_file() else frozenset(),
+        )
         write_text(path, made.to_csv(index=False))
     listed = pd.read_csv(path, dtype={"image_id": str, "duplicate_of": str}, keep_default_na=False)
     if tuple(listed.columns) != _COLUMNS:
