@@ -4,7 +4,9 @@ FIT := import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))
 PYTHONS := python3.11 python3.12 python3.13 python3.14 python3
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
-STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt requirements-scoring.txt | cksum | cut -d' ' -f1)
+# Distributions that bring bundles under another licence; a bundle put into one is found without a further set-up.
+MODELS := $(wildcard models/*/pyproject.toml)
+STAMP := $(VENV)/.installed-$(shell cat pyproject.toml $(MODELS) constraints.txt requirements-scoring.txt | cksum | cut -d' ' -f1)
 JOBS ?= $(shell env -u OMP_NUM_THREADS nproc)
 # One thread a worker: more threads than cores collapse.
 # What takes more than 5 s is told at the end: it may want the mark `slow`.
@@ -37,7 +39,7 @@ $(STAMP):
 	echo "make: install one (Debian, Ubuntu: apt install python3 python3-venv), or name one: make setup PYTHON=/path/to/python3" >&2; \
 	exit 1
 	$(VENV)/bin/python -m venv .venv-scoring
-	$(PIP) install --constraint constraints.txt --editable ".[dev]"
+	$(PIP) install --constraint constraints.txt --editable ".[dev]" $(MODELS:%/pyproject.toml=--editable %)
 	.venv-scoring/bin/python -m pip --disable-pip-version-check --quiet install --requirement requirements-scoring.txt
 	rm -f $(VENV)/.installed-*
 	touch $@

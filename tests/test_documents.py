@@ -24,7 +24,10 @@ from pesi.train.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted(
-    path for folder in (ROOT, ROOT / "docs", ROOT / "benchmarks") for path in folder.glob("*.md") if path.is_file()
+    path
+    for folder in (ROOT, ROOT / "docs", ROOT / "benchmarks", ROOT / "models" / "research")
+    for path in folder.glob("*.md")
+    if path.is_file()
 )
 IDS = [path.relative_to(ROOT).as_posix() for path in DOCUMENTS]
 every_document = pytest.mark.parametrize("document", DOCUMENTS, ids=IDS)

@@ -89,7 +89,7 @@ def test_another_network_does_not_fit(copy):
 
 def test_a_bundle_that_is_not_there_says_what_to_do(tiny_run):
     assert load(tiny_run / "bundle").config.task.name == "isic2017"
-    with pytest.raises(BundleError, match=r"config\.json"):
+    with pytest.raises(BundleError, match="no folder no-such-bundle, and no bundle of this name"):
         load("no-such-bundle")
 
 

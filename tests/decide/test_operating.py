@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from scipy.stats import norm
 
 from pesi.bundle.config import BundleConfig, read_config
-from pesi.bundle.installed import shipped_bundles
+from pesi.bundle.installed import bundle_folder
 from pesi.decide.operating import Threshold, expected_rates, operating_points, threshold_at
 from pesi.decide.triage import TriageLevel, TriageRule, fit_triage, read_triage_rule, rule_of, triage_of
 from pesi.errors import RecipeError
@@ -232,7 +232,7 @@ def test_an_order_in_which_a_promise_could_not_hold_is_refused(levels, message):
 
 def test_bundles_before_this_still_load(tmp_path):
     """Format version 1 as first shipped: no vector scaling, no intervals, no evidence."""
-    values = json.loads((shipped_bundles()["isic2017"] / "config.json").read_text())
+    values = json.loads((bundle_folder() / "config.json").read_text())
     values.pop("vector", None)
     values["thresholds"] = [
         {"name": "sensitivity_0.80", "class_name": "melanoma", "value": 0.1, "sensitivity": 0.8, "specificity": 0.7,

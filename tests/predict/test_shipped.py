@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import logging
+import shutil
+
 import pytest
 
 import pesi
-from pesi.bundle.installed import shipped_bundles
+from pesi.bundle.installed import bundle_folder
 from pesi.synthetic.dataset import write_synthetic
 
 
 def test_the_shipped_classifier_is_the_default():
-    folder = shipped_bundles()["isic2017"]
+    folder = bundle_folder()
     assert (folder / "model.safetensors").stat().st_size < 25e6
     classifier = pesi.load()
     assert classifier.config == pesi.load("isic2017").config
@@ -30,3 +34,18 @@ def test_it_predicts_a_picture(tmp_path):
     assert sum(prediction.probabilities.values()) == pytest.approx(1)
     assert prediction.triage in {"excise", "refer", "follow up", "reassure"}
     assert prediction.bundle_id.startswith("isic2017")
+
+
+def test_a_licence_that_forbids_commercial_use_is_said_once_a_process(tmp_path, caplog):
+    """On the log, as a warning: a library's user can do nothing about it in the code, but is to know."""
+    mine = shutil.copytree(bundle_folder(), tmp_path / "mine")
+    values = json.loads((mine / "config.json").read_text())
+    values |= {"name": "said-once", "licence": "CC BY-NC 4.0: learned from HAM10000."}
+    (mine / "config.json").write_text(json.dumps(values))
+    with caplog.at_level(logging.WARNING, logger="pesi"):
+        for folder in (mine, bundle_folder(), mine):
+            pesi.load(folder, device="cpu")
+        pesi.Classifier.from_pretrained(mine, device="cpu")
+    (record,) = caplog.records
+    said = f"said-once@{values['weights_sha256'][:12]}: its licence, CC BY-NC 4.0, forbids commercial use."
+    assert (record.levelname, record.getMessage()) == ("WARNING", said)

@@ -122,6 +122,16 @@ class CommonConfig(Part):
             raise BundleError(f"{path}: {place}: {mistake['msg']}.", again) from error
 
 
+def licence_name(licence: str) -> str:
+    """The name that a licence in words begins with: "Apache-2.0: trained on ..." -> "Apache-2.0"."""
+    return re.split(r":(?!//)", licence, maxsplit=1)[0].strip()
+
+
+def forbids_commercial_use(licence: str) -> bool:
+    """Whether a licence in words is, by its name, for non-commercial use only ("CC BY-NC 4.0: ...")."""
+    return re.search(r"(?<![a-z])(nc|non[- ]?commercial)(?![a-z])", licence_name(licence).lower()) is not None
+
+
 def front_matter(*, pipeline: str, licence: str) -> list[str]:
     """The lines that a card begins with, for the Hugging Face hub.
 
@@ -129,7 +139,7 @@ def front_matter(*, pipeline: str, licence: str) -> list[str]:
         pipeline: What the hub calls the kind of task.
         licence: In words, its name first: "Apache-2.0: trained on ..."; "" leaves it out.
     """
-    name = licence.split(":")[0].strip()
+    name = licence_name(licence)
     stated = []
     if name.lower() in _HUB_LICENCES:
         stated = [f"license: {name.lower()}"]
@@ -183,13 +193,18 @@ def write_bundle(folder: str | Path, config: CommonConfig, weights: Mapping[str,
     write_text(folder / CONFIG, config.model_dump_json(indent=2) + "\n")
 
 
-def bundle_kind(folder: str | Path) -> str:
-    """What a bundle is, by its config: "classifier", "segmenter", ...; "" where there is none that can be read."""
+def stated_values(folder: str | Path) -> dict[str, Any]:
+    """What a bundle's config says, of whatever kind and format it is; {} where nothing can be read."""
     try:
         values = json.loads((Path(folder) / CONFIG).read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError, UnicodeDecodeError):
-        return ""
-    return str(values.get("kind", "")) if isinstance(values, dict) else ""
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def bundle_kind(folder: str | Path) -> str:
+    """What a bundle is, by its config: "classifier", "segmenter", ...; "" where there is none that can be read."""
+    return str(stated_values(folder).get("kind", ""))
 
 
 def load_network(folder: str | Path, create: Callable[[], Network], sha256: str) -> Network:

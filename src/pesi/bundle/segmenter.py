@@ -57,6 +57,11 @@ class SegmenterConfig(CommonConfig):
     maximum_area: float = Field(MAXIMUM_AREA, gt=0, le=1)
     measured: SegmenterMeasured | None = None
 
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of what it tells."""
+        return ("lesion",)
+
 
 class SegmenterBundle(NamedTuple):
     """A segmenter's bundle, read: what it says, and its network (in eval mode, float32)."""

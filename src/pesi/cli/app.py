@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from pesi.cli.audit import audit
+from pesi.cli.bundles import bundles
 from pesi.cli.calibrate import calibrate
 from pesi.cli.data import data_app
 from pesi.cli.demo import demo
@@ -57,6 +58,7 @@ app.command()(audit)
 app.command()(calibrate)
 app.command()(describe)
 app.command()(recipes)
+app.command()(bundles)
 app.command()(demo)
 app.command()(segment)
 app.add_typer(data_app, name="data")

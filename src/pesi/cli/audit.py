@@ -26,7 +26,7 @@ def audit(
     ],
     out: Annotated[Path, typer.Option(help="The folder for report.html, report.pdf, audit.json, the card.")],
     bundle: Annotated[
-        str | None, typer.Argument(help="A bundle's folder, or hf://OWNER/NAME. Default: the shipped one.")
+        str | None, typer.Argument(help="A bundle's folder or name, or hf://OWNER/NAME. Default: the shipped one.")
     ] = None,
     split: Annotated[str, typer.Option(help="Its images: train, val, test, or all.")] = "val",
     dataset: Annotated[

@@ -36,7 +36,7 @@ def calibrate(
     data: Annotated[str, typer.Option(help="Labelled images that did not train the network.")],
     out: Annotated[Path, typer.Option(help="The folder of the new bundle; the old one stays as it is.")],
     bundle: Annotated[
-        str | None, typer.Argument(help="A bundle's folder, or hf://OWNER/NAME. Default: the shipped one.")
+        str | None, typer.Argument(help="A bundle's folder or name, or hf://OWNER/NAME. Default: the shipped one.")
     ] = None,
     dataset: Annotated[str | None, typer.Option(help="Which data set it is, where that cannot be found out.")] = None,
     split: Annotated[str, typer.Option(help="The images: train, val, test, or all.")] = "val",

@@ -33,7 +33,9 @@ def describe(
     mask: Annotated[Path | None, typer.Option(help="Your own lesion mask (PNG) of the one image given.")] = None,
     segmenter: Annotated[
         str | None,
-        typer.Option(help="The lesion segmenter: a bundle's folder, or hf://OWNER/NAME. Default: the shipped one."),
+        typer.Option(
+            help="The lesion segmenter: a bundle's folder or name, or hf://OWNER/NAME. Default: the shipped one."
+        ),
     ] = None,
     attention: Annotated[
         bool, typer.Option(help="Also measure how much of the classifier's attention is inside the lesion.")

@@ -22,7 +22,7 @@ def explain(
     inputs: Annotated[list[Path], typer.Argument(help="Images, or folders of images (searched to any depth).")],
     bundle: Annotated[
         str | None,
-        typer.Option(help="The classifier: a bundle's folder, or hf://OWNER/NAME. Default: the shipped one."),
+        typer.Option(help="The classifier: a bundle's folder or name, or hf://OWNER/NAME. Default: the shipped one."),
     ] = None,
     out: Annotated[
         Path | None,

@@ -43,8 +43,8 @@ def predict(
     bundle: Annotated[
         list[str] | None,
         typer.Option(
-            help="The classifier: a bundle's folder, or hf://OWNER/NAME. Default: the shipped one. Given again: an "
-            "ensemble, whose probabilities are averaged; it has no triage and refuses nothing."
+            help="The classifier: a bundle's folder or name, or hf://OWNER/NAME. Default: the shipped one. Given "
+            "again: an ensemble, whose probabilities are averaged; it has no triage and refuses nothing."
         ),
     ] = None,
     out: Annotated[

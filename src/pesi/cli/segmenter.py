@@ -27,7 +27,8 @@ segmenter_app = typer.Typer(
 )
 
 BundleOption = Annotated[
-    str | None, typer.Option(help="The segmenter: a bundle's folder, or hf://OWNER/NAME. Default: the shipped one.")
+    str | None,
+    typer.Option(help="The segmenter: a bundle's folder or name, or hf://OWNER/NAME. Default: the shipped one."),
 ]
 DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, ... Default: a GPU if there is one.")]
 ProgressOption = Annotated[bool, typer.Option(help="Show a progress bar.")]

@@ -23,7 +23,8 @@ similar_app = typer.Typer(
 )
 
 BundleOption = Annotated[
-    str | None, typer.Option(help="The classifier: a bundle's folder, or hf://OWNER/NAME. Default: the shipped one.")
+    str | None,
+    typer.Option(help="The classifier: a bundle's folder or name, or hf://OWNER/NAME. Default: the shipped one."),
 ]
 
 

@@ -102,6 +102,8 @@ class Classifier(Predictor, Shared):
         >>> classifier.predict("photos/").to_frame()  # doctest: +SKIP
     """
 
+    config: BundleConfig
+
     def __init__(
         self,
         config: BundleConfig,
@@ -138,9 +140,7 @@ class Classifier(Predictor, Shared):
         Raises:
             BundleError: It is missing, damaged or of another version.
         """
-        opened = cls(*load_bundle(folder), device=device)
-        opened.folder = Path(folder)
-        return opened
+        return cls(*load_bundle(folder), device=device)._opened_from(folder)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the bundle; the same bytes of weights where nothing was trained since it was opened.

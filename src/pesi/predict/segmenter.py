@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Self
 
@@ -15,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from pesi.bundle.card import model_card
+from pesi.bundle.installed import SEGMENTER, shipped_bundle
 from pesi.bundle.segmenter import SegmenterConfig, load_segmenter, save_segmenter
 from pesi.errors import BundleError, ImageError
 from pesi.images.decode import image_size
@@ -93,6 +93,8 @@ class LesionSegmenter(Shared):
         0.23
     """
 
+    config: SegmenterConfig
+
     def __init__(self, config: SegmenterConfig, network: PesiSegmenter, *, device: str | None = None) -> None:
         self.config = config
         self.network = network.eval()
@@ -119,9 +121,7 @@ class LesionSegmenter(Shared):
         Raises:
             BundleError: It is missing, damaged, of another kind or version.
         """
-        opened = cls(*load_segmenter(folder), device=device)
-        opened.folder = Path(folder)
-        return opened
+        return cls(*load_segmenter(folder), device=device)._opened_from(folder)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the bundle.
@@ -245,8 +245,7 @@ def segment(
 
 def shipped_segmenter_folder() -> Path | None:
     """The segmenter's bundle that comes with the package, None if this version brings none."""
-    folder = Path(str(files("pesi") / "bundles" / "lesion-segmenter"))
-    return folder if (folder / "config.json").is_file() else None
+    return shipped_bundle(SEGMENTER)
 
 
 def shipped_segmenter(*, device: str | None = None) -> LesionSegmenter:

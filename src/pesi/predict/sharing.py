@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Self
 
+from pesi.bundle.files import CommonConfig, forbids_commercial_use, licence_name
 from pesi.bundle.hub import card_licence, push_folder
 from pesi.bundle.installed import pretrained_folder
+
+_log = logging.getLogger("pesi")
 
 
 class Shared(ABC):
     """A bundle that is open.
 
     Attributes:
+        config: What it says of itself.
         folder: Where it was opened from, None where it was made in memory.
     """
 
+    config: CommonConfig
     folder: Path | None = None
 
     @classmethod
@@ -40,10 +47,10 @@ class Shared(ABC):
         endpoint: str | None = None,
         token: str | None = None,
     ) -> Self:
-        """Open a bundle from a folder, by the name of one that comes with the package, or from the Hugging Face hub.
+        """Open a bundle from a folder, by the name of one that is installed, or from the Hugging Face hub.
 
         Args:
-            name_or_folder: A folder; a shipped bundle's name; OWNER/NAME, with or without `hf://`, on the hub.
+            name_or_folder: A folder; an installed bundle's name; OWNER/NAME, with or without `hf://`, on the hub.
             revision: Branch, tag or commit on the hub; a commit pins it.
             device: Where to compute; default: a GPU if there is one.
             max_bytes: Refuse to fetch a larger bundle; default `bundle.hub.MAX_BYTES`.
@@ -86,8 +93,19 @@ class Shared(ABC):
                 folder, repo_id, revision=revision, private=private, message=message, endpoint=endpoint, token=token
             )
 
+    def _opened_from(self, folder: str | Path) -> Self:
+        """Itself, as of a folder; a licence that forbids commercial use is logged as a warning, once a process."""
+        self.folder = Path(folder)
+        if forbids_commercial_use(self.licence):
+            _say_licence(self.config.bundle_id, licence_name(self.licence))
+        return self
+
     @property
     def licence(self) -> str:
         """What its config or else its card says of the licence; "" where neither does."""
-        stated = str(getattr(getattr(self, "config", None), "licence", ""))
-        return stated or (card_licence(self.folder) if self.folder else "")
+        return self.config.licence or (card_licence(self.folder) if self.folder else "")
+
+
+@cache
+def _say_licence(bundle_id: str, licence: str) -> None:
+    _log.warning("%s: its licence, %s, forbids commercial use.", bundle_id, licence)
