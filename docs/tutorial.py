@@ -36,7 +36,8 @@ for number, diagnosis in enumerate(["MEL", "NV", "SK", "NV"]):
 # %% [markdown]
 # ## Load and predict
 #
-# `load` opens the bundle that comes with the package, a folder, or one from the hub (`hf://OWNER/NAME@REVISION`).
+# `load` opens the bundle that comes with the package, one that `pesi bundles` lists, a folder, or one from the hub
+# (`hf://OWNER/NAME@REVISION`).
 
 # %%
 classifier = pesi.load(device="cpu")

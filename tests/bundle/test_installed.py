@@ -109,8 +109,8 @@ def test_what_is_told_twice_is_there_once(site: Path, tmp_path: Path, monkeypatc
         ("[pesi.bundles]\nmine = gone_package\n", "mine = gone_package names no folder"),
         ("[pesi.bundles]\nmine = broken_bundles.gone\n", "mine = broken_bundles.gone names no folder"),
         ("[pesi.bundles]\nmine = json.decoder\n", "mine = json.decoder names no folder"),
-        ("[pesi.bundles]\nmine = ../../etc\n", "cannot be listed"),
-        ("[pesi.bundles]\nmine\n", "cannot be listed"),
+        ("[pesi.bundles]\nmine = ../../etc\n", "its metadata is damaged"),
+        ("[pesi.bundles]\nmine\n", "its metadata is damaged"),
     ],
 )
 def test_a_broken_distribution_is_told_and_breaks_nothing(site: Path, points: str, said: str) -> None:

@@ -76,7 +76,8 @@ def installed_bundles() -> Installed:
                     bundles.setdefault(one.folder, one)
         except Exception as error:  # whatever is wrong with it, the others are there
             place = getattr(distribution, "_path", "one without a folder")
-            problems.append(f"The bundles of an installed distribution ({place}) cannot be listed: {error}.")
+            reason = error if isinstance(error, ModuleNotFoundError) else f"its metadata is damaged ({error!r})"
+            problems.append(f"The bundles of an installed distribution ({place}) cannot be listed: {reason}.")
     return Installed(tuple(bundles.values()), tuple(problems))
 
 
