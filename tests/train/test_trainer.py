@@ -11,6 +11,7 @@ import warnings
 from pathlib import Path
 
 import cv2
+import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -22,7 +23,7 @@ from pesi.taxonomy import TASKS
 from pesi.train.folder import RunSettings
 from pesi.train.recipe import load_recipe
 from pesi.train.run import run_training, start_run
-from pesi.train.trainer import fit, prepared
+from pesi.train.trainer import fit, moving_average, prepared
 
 
 def state_of_the_process() -> dict[str, object]:
@@ -33,6 +34,7 @@ def state_of_the_process() -> dict[str, object]:
         "determinism": (
             torch.are_deterministic_algorithms_enabled(),
             torch.is_deterministic_algorithms_warn_only_enabled(),
+            torch.utils.deterministic.fill_uninitialized_memory,
         ),
         "generators": (torch.get_rng_state().tolist(), str(np.random.get_state()), random.getstate()),  # noqa: NPY002
         "environment": dict(os.environ),
@@ -48,6 +50,7 @@ def test_all_is_as_before(fails: bool, monkeypatch: pytest.MonkeyPatch) -> None:
             with prepared(3) as threads:
                 assert threads == torch.get_num_threads() == 3
                 assert torch.are_deterministic_algorithms_enabled()
+                assert not torch.utils.deterministic.fill_uninitialized_memory
                 random.seed(3), np.random.seed(3), torch.manual_seed(3)  # noqa: NPY002
                 os.environ["PL_GLOBAL_SEED"] = os.environ["PL_SEED_WORKERS"] = "0"
                 assert all(state_of_the_process()[name] != before[name] for name in before if name != "filters")
@@ -63,6 +66,40 @@ def test_threads_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
     for asked, devices, workers, given in ((0, 1, 0, 6), (0, 2, 1, 2), (0, 2, 9, 1), (4, 2, 1, 4)):
         with prepared(asked, devices=devices, workers=workers) as threads:
             assert threads == torch.get_num_threads() == given
+
+
+class Line(L.LightningModule):
+    """A linear layer and a norm, which learn nothing of interest."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
+
+    def training_step(self, batch: torch.Tensor, index: int) -> torch.Tensor:
+        return self.network(batch).square().mean()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def averaged(gpu: bool) -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    module, batches = Line(), DataLoader(torch.randn(40, 3), 4)
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    L.Trainer(max_epochs=2, accelerator="cpu", callbacks=[moving_average(0.8, gpu=gpu)], **quiet).fit(module, batches)
+    return module.state_dict()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_weights_averaged_together_are_those_averaged_one_by_one() -> None:
+    one_by_one, together = averaged(False), averaged(True)
+    for name, value in one_by_one.items():
+        torch.testing.assert_close(together[name], value, rtol=1e-5, atol=1e-6)
 
 
 def test_a_run_that_fails_leaves_nothing_behind(spots, tmp_path) -> None:

@@ -116,7 +116,7 @@ class ClassifierRun(Run[Recipe]):
             licence=recipe.licence,
             provenance=self.provenance(),
         )
-        classifier = Classifier(config, network, device="cpu")
+        classifier = Classifier(config, network, device="cpu" if self.settings.accelerator == "cpu" else None)
         shown, known = ([part.squares[name] for name in recipe.looks_at] for part in (validation, training))
         outputs = network_outputs(classifier, lambda i: np.stack([region[i] for region in shown]), len(records))
         drawn = np.random.default_rng(recipe.seed).permutation(len(known[0]))[:NOVELTY_IMAGES]

@@ -16,9 +16,10 @@ import cv2
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, WeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from pesi.errors import PesiError
@@ -84,6 +85,10 @@ def prepared(threads: int, *, devices: int = 1, workers: int = 0) -> Iterator[in
             warn_only=torch.is_deterministic_algorithms_warn_only_enabled(),
         )
         torch.use_deterministic_algorithms(True, warn_only=True)
+        # That would also fill new memory with NaN: hundreds of launches a step on a GPU, and no other result.
+        deterministic: Any = torch.utils.deterministic
+        restore.callback(setattr, deterministic, "fill_uninitialized_memory", deterministic.fill_uninitialized_memory)
+        deterministic.fill_uninitialized_memory = False
         # A run seeds every generator (`seed_everything`), by the environment those of further processes too.
         restore.enter_context(torch.random.fork_rng(devices=()))
         restore.callback(np.random.set_state, np.random.get_state())  # noqa: NPY002
@@ -94,6 +99,19 @@ def prepared(threads: int, *, devices: int = 1, workers: int = 0) -> Iterator[in
             else:
                 restore.callback(os.environ.pop, name, None)
         yield threads
+
+
+def moving_average(decay: float, *, gpu: bool) -> WeightAveraging:
+    """The callback that averages the weights after every step.
+
+    Args:
+        decay: What is kept of the average.
+        gpu: Whether all weights are averaged together, which rounds otherwise. One by one they are a thousand launches
+            a step, a third of its time there.
+    """
+    if gpu:
+        return WeightAveraging(multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]
+    return EMAWeightAveraging(decay=decay)
 
 
 def make_trainer(
@@ -119,7 +137,7 @@ def make_trainer(
     if progress is not None:
         members.append(progress)
     if recipe.ema:
-        members.append(EMAWeightAveraging(decay=recipe.ema))
+        members.append(moving_average(recipe.ema, gpu=settings.accelerator != "cpu" and torch.cuda.is_available()))
     checkpoints: dict[str, Any] = {
         "dirpath": folder / "checkpoints",
         "save_on_train_epoch_end": True,
