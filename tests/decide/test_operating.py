@@ -128,7 +128,9 @@ def test_triage_levels_keep_their_promise_and_count_their_evidence():
     assert (scores[~malignant] < at["excise"]).mean() >= 0.95
     assert (scores[malignant] >= at["refer"]).mean() >= 0.90
     assert (scores[malignant] >= at["follow up"]).mean() >= 0.98
-    assert at["reassure"] == 0
+    assert at["no level reached"] == 0
+    assert (levels[-1].promise, levels[-1].promised) == ("nothing", None)
+    assert "promises nothing" in levels[-1].how
     assert sorted(at.values(), reverse=True) == list(at.values())
     assert sum(level.images for level in levels) == 1000
     assert sum(level.malignant for level in levels) == malignant.sum()
@@ -136,7 +138,11 @@ def test_triage_levels_keep_their_promise_and_count_their_evidence():
     inside = (scores < at["excise"]) & (scores >= at["refer"])
     assert (refer.images, refer.malignant) == (inside.sum(), malignant[inside].sum())
     assert refer.malignant_interval[0] < malignant[inside].mean() < refer.malignant_interval[1]
-    assert refer.promise == "sensitivity >= 0.90"
+    assert refer.promise == "at most 10 % of the malignant lesions below it, with 90 % confidence"
+    assert levels[0].promise == "at most 5 % of the benign lesions at it or above, with 90 % confidence"
+    assert refer.how.startswith(refer.promise)
+    cost = (scores[~malignant] < at["refer"]).mean()
+    assert f"{malignant.sum()} of them, validation; specificity {cost:.2f}, " in refer.how
     reached = triage_of(levels, scores)
     assert (reached == 1).sum() == refer.images
     assert fit_triage(TriageRule(), np.zeros(5, bool), np.zeros(5), on="") == ()
@@ -184,6 +190,19 @@ def test_a_rule_is_read_from_toml(tmp_path):
     ]
 
 
+def test_a_rule_says_how_sure_its_promises_are(tmp_path):
+    """Nothing said: 0.9, so that old files still read; one for all, or one of a level's own."""
+    plain = read_triage_rule(write_rule(tmp_path, GOOD))
+    assert [step.confidence for step in plain.levels] == [0.9, 0.9, None]
+    common = read_triage_rule(write_rule(tmp_path, "confidence = 0.8" + GOOD))
+    assert [step.confidence for step in common.levels] == [0.8, 0.8, None]
+    own = GOOD.replace("value = 0.9\n", "value = 0.9\nconfidence = 0.99\n")
+    mixed = read_triage_rule(write_rule(tmp_path, "confidence = 0.8" + own))
+    assert [step.confidence for step in mixed.levels] == [0.99, 0.8, None]
+    malignant, scores = lesions(400, np.random.default_rng(0))
+    assert rule_of(fit_triage(mixed, malignant, scores, on="")) == mixed
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -193,6 +212,12 @@ def test_a_rule_is_read_from_toml(tmp_path):
         (("0.95", "0"), r"level 2 value: .*greater than 0"),
         (("value = 0.95", ""), "'see again' needs a value"),
         (('"rest"', '"rest"\nvalue = 0.5'), "'nothing' takes the rest"),
+        (('"rest"', '"rest"\nconfidence = 0.5'), "'nothing' takes the rest"),
+        (("value = 0.95", "value = 0.95\nconfidence = 1"), r"level 2 confidence: .*less than 1"),
+        (
+            ('[[level]]\nname = "urgent"', 'confidence = 0\n[[level]]\nname = "urgent"'),
+            r"level 1 confidence: .*greater than 0",
+        ),
         (('"specificity"', '"accuracy"'), r"level 1 criterion: .*'specificity', 'sensitivity' or 'rest'"),
         (('"urgent"', '"urgent"\ncolour = "red"'), r"level 1 colour: .*not permitted"),
         (("name", "title"), "level 1 name"),
@@ -238,12 +263,18 @@ def test_bundles_before_this_still_load(tmp_path):
         {"name": "sensitivity_0.80", "class_name": "melanoma", "value": 0.1, "sensitivity": 0.8, "specificity": 0.7,
          "how": ""}
     ]  # fmt: skip
-    values["triage"] = [{"level": "excise", "at_least": 0.3, "how": ""}, {"level": "rest", "at_least": 0.0, "how": ""}]
+    values["triage"] = old = [
+        {"level": "excise", "at_least": 0.3, "how": "as it was"},
+        {"level": "reassure", "at_least": 0.0, "how": ""},
+    ]
     (tmp_path / "config.json").write_text(json.dumps(values))
     config = read_config(tmp_path)
     assert config.vector is None
     assert config.thresholds[0].sensitivity_interval is None
     assert rule_of(config.triage) is None
+    assert [(level.how, level.promise) for level in config.triage] == [("as it was", "nothing"), ("", "nothing")]
+    written = json.loads(config.model_dump_json())["triage"]
+    assert [{key: level[key] for key in old[0]} for level in written] == old
     assert BundleConfig.model_validate_json(config.model_dump_json()) == config
 
 
@@ -264,3 +295,25 @@ def wilson(successes: int, trials: int) -> tuple[float, float]:
     centre = (p + z * z / (2 * trials)) / (1 + z * z / trials)
     half = z / (1 + z * z / trials) * np.sqrt(p * (1 - p) / trials + z * z / (4 * trials * trials))
     return centre - half, min(1.0, centre + half)
+
+
+def test_a_bundle_set_for_rates_without_a_confidence_keeps_its_text_and_its_id():
+    """As bundles were before levels promised anything: their `answer_id` rests on these very words."""
+    values = {
+        "level": "refer",
+        "at_least": 0.084,
+        "how": "highest threshold with sensitivity >= 0.90 on validation: 30 with and 120 without",
+        "criterion": "sensitivity",
+        "wanted": 0.9,
+        "images": 46,
+        "share": 0.3,
+        "malignant": 11,
+        "malignant_share": 0.2391304347826087,
+        "malignant_interval": [0.14, 0.38],
+    }
+    level = TriageLevel.model_validate(values)
+    assert json.loads(level.model_dump_json()) == values
+    assert list(json.loads(level.model_dump_json())) == list(values)
+    assert level.promise == "at most 10 % of the malignant lesions below it, without a stated confidence"
+    last = TriageLevel(level="reassure", at_least=0.0, how="below every other level", criterion="rest")
+    assert rule_of((level, last)).levels[0].confidence == 0.9

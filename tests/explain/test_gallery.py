@@ -15,7 +15,7 @@ import pesi
 from pesi.explain.gallery import gallery_order, gallery_pictures, write_gallery
 
 CHROMIUM = shutil.which("chromium")
-LEVELS = ("excise", "refer", "reassure")
+LEVELS = ("excise", "refer", "no level reached")
 CLASSES = ("melanoma", "seborrheic_keratosis", "nevus")
 HOSTILE = '<script>document.title = "owned"</script>&amp;"\u2028\udcff'
 

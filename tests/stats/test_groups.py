@@ -106,7 +106,7 @@ def thresholds(labels, scores, other, groups):
 
 def triage(labels, scores, other, groups):
     levels = fit_triage(TriageRule(), labels, scores, on="", groups=groups)
-    return [level.malignant_interval for level in levels if level.images]
+    return [level.promised.cost_interval for level in levels[:-1]] + [levels[-1].malignant_interval]
 
 
 def subgroup(labels, scores, other, groups):

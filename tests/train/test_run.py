@@ -455,7 +455,7 @@ def test_the_bundle_keeps_how_it_was_made(tiny_run):
     ]
     assert config.provenance["splits"]["train"]["count"] == 24
     assert config.provenance["recipe"]["network"]["name"] == "pesi14"
-    assert [level.level for level in config.triage] == ["excise", "refer", "follow up", "reassure"]
+    assert [level.level for level in config.triage] == ["excise", "refer", "follow up", "no level reached"]
     values = [level.at_least for level in config.triage]
     assert values == sorted(values, reverse=True)
     assert values[-1] == 0

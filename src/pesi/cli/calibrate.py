@@ -46,7 +46,11 @@ def calibrate(
         Method, typer.Option(help="temperature, or vector: a weight and a bias a class (some hundred images).")
     ] = Method.temperature,
     triage: Annotated[
-        Path | None, typer.Option(help="A TOML file with the triage levels wanted. Default: excise, refer, follow up.")
+        Path | None,
+        typer.Option(
+            help="A TOML file with the triage levels wanted and what each promises. Default: excise, refer, follow up, "
+            "no level reached."
+        ),
     ] = None,
     known: Annotated[
         str | None,
@@ -74,7 +78,8 @@ def calibrate(
     """Set a classifier's probabilities, thresholds, triage, prediction sets and refusals on your own images.
 
     The network stays as it is. A triage rule is a TOML file, a [[level]] each, the most urgent first: name, criterion
-    (specificity, sensitivity, rest) and value.
+    (specificity, sensitivity, rest), value and confidence (0.9). A level of sensitivity 0.98 promises, with that
+    confidence, that at most 2 % of the malignant lesions lie below it; the last level, the rest, promises nothing.
 
     Examples:
 

@@ -90,7 +90,7 @@ def fit_decisions(
         image_ids: Of the images, (N,); their hashes are kept, so that nobody takes them for unseen ones.
         on: What the images were, for the record.
         calibration: `temperature`, or `vector` (a weight and a bias a class; needs more images).
-        rule: The triage levels wanted; default excise, refer, follow up, reassure.
+        rule: The triage levels wanted, and what they promise; default: that of `TriageRule`.
         training_features: Pooled features of images that trained the network, (M, C): what is not new to it. None:
             the statistics are kept as they are.
         novelty: The bundle's own statistics, if it has any.

@@ -1,4 +1,4 @@
-"""Intervals: the stratified bootstrap, Wilson's for a proportion, Newcombe's for an AUC of few images.
+"""Intervals: the stratified bootstrap, Wilson's and the exact one of a proportion, Newcombe's of an AUC of few images.
 
 Several images of one patient or lesion tell less than as many of different ones. Everything here takes `groups`, the
 number of each image's patient or lesion, (N,), as `pesi.datasets.splits.repeated_groups` gives it: the bootstrap draws
@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
+from scipy.special import betaincinv
 
 from pesi.stats.metrics import weighted_mean
 
@@ -140,6 +141,16 @@ def wilson_interval(successes: float, trials: float) -> tuple[float, float]:
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def exact_interval(successes: int, trials: int, level: float = 0.95) -> tuple[float, float]:
+    """Interval of a proportion, which holds it at least as often as it says (Clopper and Pearson, Biometrika 26, 1934).
+
+    For independent trials of a rate that was fixed before; (0, 1) for none.
+    """
+    tail, failed = (1 - level) / 2, trials - successes
+    low = float(betaincinv(successes, failed + 1, tail)) if successes else 0.0
+    return low, float(betaincinv(successes + 1, failed, 1 - tail)) if failed else 1.0
 
 
 def newcombe_interval(area: float, positives: int, negatives: int) -> tuple[float, float]:

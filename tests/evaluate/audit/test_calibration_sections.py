@@ -7,10 +7,12 @@ import json
 import numpy as np
 import pytest
 from scipy.special import softmax
+from scipy.stats import binomtest
 
 from evaluate.audit.made_up import every_plot_is_told, made_up_data, tables
 from pesi.decide.calibration import VectorScaling, fit_temperature, view_probabilities
 from pesi.decide.operating import threshold_at
+from pesi.decide.triage import TriageLevel, TriageRule, fit_triage
 from pesi.evaluate.audit.calibration import audit_targets, calibration_section, crossfitted_probabilities
 from pesi.evaluate.audit.data import AuditOptions, grouped_folds
 from pesi.evaluate.audit.operating import operating_section
@@ -119,7 +121,7 @@ def test_operating_points_are_set_on_the_other_folds(classifier):
     assert set(section.values["decision_curves"]) == {"own", "0.02", "0.1"}
     assert len(section.plots) == 2
     levels = section.values["triage"]["cross-fitted"]
-    assert [level["level"] for level in levels] == ["excise", "refer", "follow up", "reassure"]
+    assert [level["level"] for level in levels] == ["excise", "refer", "follow up", "no level reached"]
     assert sum(level["images"] for level in levels) == 600
     assert sum(level["classes"]["melanoma"] for level in levels) == labels.sum()
 
@@ -168,3 +170,57 @@ def test_one_melanoma_sets_no_threshold(classifier, fitted_on):
     assert rates["melanoma", "sensitivity 0.90"] == ("too few images to set it",) * 2
     assert not any("cross-fitted" in table.caption for table in tables(section))
     assert section.values["decision_curves"]["own"]["useful"] == []
+
+
+def with_triage(classifier, *levels):
+    return Classifier(classifier.config.model_copy(update={"triage": levels}), classifier.network, device="cpu")
+
+
+def test_whether_each_promise_holds_is_measured_by_lesions(classifier):
+    """Two images a lesion: a lesion is missed if either of its malignant images lies below."""
+    data = audit_data(1200, fitted_on=False)
+    score = data.probabilities[:, 0]
+    rule, groups = TriageRule(), data.groups
+    section = operating_section(
+        data, with_triage(classifier, *fit_triage(rule, data.malignant, score, on="", groups=groups)), options=OPTIONS
+    )
+    json.dumps(section.values, allow_nan=False)
+    kept = section.values["triage_promises"]
+    assert set(kept) == {"cross-fitted", "as the bundle ships"}
+    levels = fit_triage(rule, data.malignant, score, on="", groups=groups)
+    for entry, level in zip(kept["as the bundle ships"], levels[:-1], strict=True):
+        wrong = {}
+        for lesion, bad, value in zip(data.records["lesion_id"], data.malignant, score, strict=True):
+            if bad == (level.criterion == "sensitivity"):
+                wrong[lesion] = wrong.get(lesion, False) or (value < level.at_least) == bad
+        exact = binomtest(sum(wrong.values()), len(wrong)).proportion_ci(0.95, method="exact")
+        assert (entry["failed"], entry["lesions"]) == (sum(wrong.values()), len(wrong))
+        assert entry["share_ci"] == pytest.approx([exact.low, exact.high])
+        assert entry["at_most"] == pytest.approx(1 - level.promised.rate)
+        assert entry["share"] <= entry["at_most"]  # on the very images that set it
+        assert entry["verdict"] == ("kept" if exact.high <= entry["at_most"] else "not shown to be broken")
+    shown = [table for table in tables(section) if "promise, as the bundle ships" in table.caption]
+    assert [row[:2] for row in shown[0].rows] == [(level.level, level.promise) for level in levels[:-1]]
+    assert "Of what its levels promise, cross-fitted: 'excise'" in section.summary
+
+
+def test_an_old_bundle_is_held_to_what_it_was_set_for(classifier):
+    data = audit_data(900, fitted_on=False)
+    values = [
+        ("excise", "specificity", 0.95, 0.2),
+        ("refer", "sensitivity", 0.5, 1e-4),
+        ("look", "sensitivity", 0.6, 0),
+    ]
+    old = [TriageLevel(level=n, at_least=at, how="", criterion=c, wanted=w) for n, c, w, at in values]
+    last = TriageLevel(level="reassure", at_least=0.0, how="", criterion="rest")
+    section = operating_section(data, with_triage(classifier, *old, last), options=OPTIONS)
+    found = section.values["triage_promises"]["as the bundle ships"]
+    assert [entry["verdict"] for entry in found] == ["broken", "kept", "kept"]
+    assert found[0]["share"] > 0.05
+    assert "without a stated confidence" in found[0]["promise"]
+    assert "'excise' broken" in section.summary
+    assert section.values["triage"]["cross-fitted"][-1]["level"] == "reassure"
+    older = [level.model_copy(update={"criterion": None, "wanted": None}) for level in (*old, last)]
+    section = operating_section(data, with_triage(classifier, *older), options=OPTIONS)
+    assert section.values["triage_promises"]["as the bundle ships"] == []
+    assert "as the bundle ships:" not in section.summary

@@ -10,14 +10,15 @@ from numpy.typing import NDArray
 
 from pesi.decide.calibration import TemperatureConfig, calibrated_probabilities, fit_temperature, fit_vector_scaling
 from pesi.decide.operating import SENSITIVITIES, SPECIFICITIES, Criterion, Interval, expected_rates, threshold_at
-from pesi.decide.triage import TriageRule, fit_triage, rule_of, triage_of
+from pesi.decide.promises import failures
+from pesi.decide.triage import TriageLevel, TriageRule, fit_triage, rule_of, triage_of
 from pesi.evaluate import figures
 from pesi.evaluate.audit.calibration import audit_targets
 from pesi.evaluate.audit.data import AuditData, AuditOptions, Progress, silent
 from pesi.evaluate.audit.section import Section
 from pesi.predict.classifier import Classifier
 from pesi.stats.decision import Decision, decision_curve, decision_values, undecided
-from pesi.stats.intervals import share_interval
+from pesi.stats.intervals import exact_interval, share_interval
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -43,6 +44,7 @@ class _CrossFitted:
         called: Point -> which images are called, (N,), each by a threshold of the other folds; None where the other
             folds of some fold are all with the class or all without it, and set none.
         levels: Index of each image's triage level, (N,); None where there is no triage, or it cannot be set either.
+        weakest: The folds' levels, of each the one that promises least.
     """
 
     labels: dict[str, Bools]
@@ -50,6 +52,7 @@ class _CrossFitted:
     scores: dict[str, Floats]
     called: dict[PointKey, Bools | None]
     levels: NDArray[np.int64] | None
+    weakest: tuple[TriageLevel, ...]
 
 
 def operating_section(
@@ -99,14 +102,17 @@ def operating_section(
             )
     shipped = _shipped_points(data, classifier, found, options, rng) if not data.fitted_on else {}
     triage: dict[str, list[dict[str, Any]] | None] = {}
+    promises: dict[str, list[dict[str, Any]]] = {}
     if found.malignant is not None:
         triage["cross-fitted"] = None  # too few images to set it
     if found.levels is not None:
         triage["cross-fitted"] = _triage_counts(data, [step.name for step in rule.levels], found.levels)
+        promises["cross-fitted"] = _promises_kept(data, found.weakest, found.levels)
     malignant = classifier.malignant_probability(data.probabilities)
     if config.triage and malignant is not None and not data.fitted_on:
         reached = triage_of(config.triage, malignant)
         triage["as the bundle ships"] = _triage_counts(data, [level.level for level in config.triage], reached)
+        promises["as the bundle ships"] = _promises_kept(data, config.triage, reached)
     values = {
         "images": len(data),
         "disease": disease,
@@ -125,6 +131,7 @@ def operating_section(
         "decision_curves": {label: curve.to_dict() for label, curve in curves.items()},
         "triage_rule": rule.model_dump(mode="json"),
         "triage": triage,
+        "triage_promises": promises,
     }
     plots = {}
     if curves:
@@ -170,6 +177,7 @@ def _crossfit(data: AuditData, classifier: Classifier, options: AuditOptions, ru
         (name, *point): np.zeros(len(data), bool) if settable[name] else None for name in labels for point in POINTS
     }
     levels = np.zeros(len(data), np.int64) if malignant is not None and settable[malignant] else None
+    triages: list[tuple[TriageLevel, ...]] = []
     for fold in np.unique(folds):
         held, other = folds == fold, folds != fold
         on = "the other folds"
@@ -196,8 +204,12 @@ def _crossfit(data: AuditData, classifier: Classifier, options: AuditOptions, ru
                     point = threshold_at(criterion, wanted, truth[other], score[other], class_name=name, on=on)
                     calls[held] = score[held] >= point.value
         if levels is not None and total is not None:
-            levels[held] = triage_of(fit_triage(rule, data.malignant[other], total[other], on=on), total[held])
-    return _CrossFitted(labels, malignant, scores, called, levels)
+            groups = None if data.groups is None else data.groups[other]
+            triage = fit_triage(rule, data.malignant[other], total[other], on=on, groups=groups)
+            levels[held] = triage_of(triage, total[held])
+            triages.append(triage)
+    weakest = tuple(min(each, key=lambda level: level.rate or 0) for each in zip(*triages, strict=True))
+    return _CrossFitted(labels, malignant, scores, called, levels, weakest)
 
 
 def _disease(found: _CrossFitted) -> str | None:
@@ -245,3 +257,28 @@ def _triage_counts(data: AuditData, names: list[str], reached: NDArray[np.int64]
             }
         )
     return counts
+
+
+def _promises_kept(
+    data: AuditData, levels: tuple[TriageLevel, ...], reached: NDArray[np.int64]
+) -> list[dict[str, Any]]:
+    """Whether each level's promise holds on these images, by the exact interval of the rate on its wrong side."""
+    kept = []
+    for index, level in enumerate(levels):
+        if level.criterion is None or level.criterion == "rest" or level.rate is None:
+            continue
+        failed, lesions = failures(level.criterion, -index, data.malignant, -reached.astype(np.float64), data.groups)
+        (low, high), most = exact_interval(failed, lesions), 1 - level.rate
+        kept.append(
+            {
+                "level": level.level,
+                "promise": level.promise,
+                "at_most": most,
+                "failed": failed,
+                "lesions": lesions,
+                "share": failed / lesions if lesions else None,
+                "share_ci": [low, high],
+                "verdict": "kept" if high <= most else "broken" if low > most else "not shown to be broken",
+            }
+        )
+    return kept
