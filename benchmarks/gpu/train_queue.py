@@ -39,6 +39,20 @@ ROWS = "rows.zip"
 NETWORK_FILES = 7  # networks-1.zip and so on; with the rows', eight files may come back
 MOST_BYTES, MOST_TOGETHER = 15_000_000, 60_000_000
 STOPPING = 10.0  # seconds that a stopped row has to end by itself
+MOST_FAILURES = 4  # before any row is done; then it is not the rows' fault
+SMOKE = """
+title = "Smoke: whether the machine trains, and how fast"
+recipe = '{recipe}'
+splits = ["fold0"]
+seeds = [0]
+folds = "folds.csv"
+fold_count = 2
+set = ["select=last", "epochs=3", "picture.size=192", "precision=auto", "augmentation.artefacts=0.5"]
+[variants.whole]
+set = ["predict_regions=[]"]
+[variants.lesion]
+set = ['picture.regions=["lesion"]', "predict_regions=[]"]
+"""
 _MODEL = Path("bundle") / "model.safetensors"
 _LEFT_OUT = ("checkpoints", "tensorboard", "records.csv")  # of a run folder
 
@@ -102,6 +116,18 @@ def read_queue(path: Path, tables: Path) -> list[Job]:
             job = Job(entry, table, row, row.name in there)
             jobs.setdefault(job.name, job)
     return list(jobs.values())
+
+
+def smoke_queue(root: Path) -> list[Job]:
+    """Two short rows on synthetic images, which are made where they are not there yet."""
+    from pesi.synthetic import write_synthetic
+
+    if not (root / "data" / "synthetic").is_dir():
+        write_synthetic(root / "data" / "synthetic", train=220, val=40, test=8, size=256)
+    recipe = HERE.parents[1] / "src" / "pesi" / "train" / "recipes" / "isic2017-lite0.toml"
+    write_text(root / "smoke" / "rows.toml", SMOKE.format(recipe=recipe))
+    write_text(root / "smoke" / "queue.toml", '[[rows]]\ntable = "smoke/rows.toml"\ndata = "synthetic"\nseconds = 1\n')
+    return read_queue(root / "smoke" / "queue.toml", root)
 
 
 @dataclass
@@ -290,6 +316,8 @@ def train_queue(shop: Shop, results: Results, commit: bytes) -> None:
             results.add(job, shop.work, commit)
     while not shop.stopped and shop.left() > 0:
         shop.reap(results, commit)
+        if sum(job.failed for job in shop.jobs) >= MOST_FAILURES and not shop.measured:
+            break
         for job in shop.startable():
             if len(shop.running()) >= shop.options.parallel:
                 break
@@ -320,10 +348,12 @@ def main() -> int:
     parser.add_argument("--parallel", type=int, default=5, help="rows at once")
     parser.add_argument("--workers", type=int, default=2, help="loader processes a row")
     parser.add_argument("--threads", type=int, default=1, help="of a row's own process")
+    parser.add_argument("--smoke", action="store_true", help="two short rows on synthetic images instead of the queue")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     try:
-        shop = Shop(read_queue(options.queue, options.tables), options, began + options.seconds - options.reserve)
+        jobs = smoke_queue(options.root) if options.smoke else read_queue(options.queue, options.tables)
+        shop = Shop(jobs, options, began + options.seconds - options.reserve)
     except PesiError as error:
         print(error, file=sys.stderr)
         return 2
