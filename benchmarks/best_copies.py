@@ -37,7 +37,7 @@ Picture = NDArray[np.uint8]
 
 
 def centre_of(squeezed: Picture, aspect: float, *, nearest: bool = False) -> Picture:
-    """The central square of a squeezed picture (S, S[, 3]) of an aspect (width / height, at least 1), as (S, S[, 3])."""
+    """The central square of a squeezed picture (S, S[, 3]) whose width is `aspect` times its height, (S, S[, 3])."""
     side = squeezed.shape[0]
     width = side / aspect
     ratio, start = width / side, (side - width) / 2
@@ -71,7 +71,9 @@ def aspects(squeezed: Path, sharper: Path) -> dict[str, tuple[float, bool]]:
     """Image id -> aspect and whether it was found on its own two copies."""
     files = sorted(path for split in SPLITS for path in (squeezed / "images" / split).glob("*.jpg"))
     if not files:
-        raise PesiError(f"{squeezed} has no images/train, val and test.", "Give the folder of ISIC 2017's small copies.")
+        raise PesiError(
+            f"{squeezed} has no images/train, val and test.", "Give the folder of ISIC 2017's small copies."
+        )
     known: dict[str, float] = {}
     for path in tqdm(files, unit="image", desc="aspects", disable=not sys.stderr.isatty()):
         other = sharper / path.relative_to(squeezed)

@@ -80,7 +80,7 @@ class Table(_Strict):
         splits, seeds: In the file's order.
         overrides: Of the recipe, for all rows.
         folds: The fold list's file, beside the table.
-        fold_count, group_folds, find_duplicates, fold_seed: How that is made where it is missing: see `pool.saved_folds`.
+        fold_count, group_folds, find_duplicates, fold_seed: How it is made where it is missing: see `pool.saved_folds`.
         reference: A table beside it whose first variant is the reference instead of this one's.
         answers: Whether the page tells how far the probabilities can be believed.
         ages: The variant of which the page tells what the patient's age would add; "" none.

@@ -254,5 +254,5 @@ def _same_weights(noted: Path, pretrained: str | None) -> bool:
 def _looking(classifier: Classifier, recipe: Recipe) -> Classifier:
     """The same network, looking as the recipe says."""
     preprocess = preprocess_config(recipe.picture, recipe.looks_at)
-    config = classifier.config.model_copy(update={"preprocess": preprocess, "views": recipe.views})
+    config = classifier.config.with_preprocess(preprocess).model_copy(update={"views": recipe.views})
     return Classifier(config, classifier.network)

@@ -40,7 +40,7 @@ def features_of(classifier: Classifier, images: list[str] | list[Image], file: P
             for start in range(0, len(images), 16)
         ]
         file.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(file, f=np.concatenate([p.features for p in parts]), z=np.concatenate([p.logits for p in parts]))
+        np.savez(file, f=np.concatenate([p.mean_features for p in parts]), z=np.concatenate([p.logits for p in parts]))
     with np.load(file, allow_pickle=False) as kept:
         return Outputs(kept["f"], kept["z"])
 
@@ -104,7 +104,7 @@ def main() -> None:
     print(f"AUROC on families that had no say: {means[0]:.4f} (ISIC 2017 val), {means[1]:.4f} (HAM10000).\n")
 
     statistics = fit_novelty(out["train"].features)
-    config = novelty_config(statistics, {"isic2017 val": out["val"].features})
+    config = novelty_config(statistics, {"isic2017 val": novelty_score(out["val"].features, statistics)})
     print(f"Shipped: rank {config.rank}, power {config.power}, threshold {config.threshold:.3f}: {config.how}.\n")
     values = novelty_score(strange.features, statistics)
     results = {

@@ -26,21 +26,21 @@ def copy(tmp_path, tiny_run):
 
 def test_round_trip(tmp_path, classifier):
     known = classifier.novelty
-    config = save_bundle(tmp_path / "again", classifier.config, classifier.network, card="# card", novelty=known)
-    again, network, novelty = load_bundle(tmp_path / "again")
+    config = save_bundle(tmp_path / "again", classifier.config, [classifier.network], card="# card", novelty=known)
+    again, (network,), (novelty,) = load_bundle(tmp_path / "again")
     assert again == config == classifier.config
     for name, value in classifier.network.state_dict().items():
         assert torch.equal(network.state_dict()[name], value)
     files = ["README.md", "config.json", "model.safetensors", "novelty.safetensors"]
     assert sorted(p.name for p in (tmp_path / "again").iterdir()) == files
     score = novelty_score(np.ones((1, 2048), np.float32), novelty)
-    assert score == pytest.approx(novelty_score(np.ones((1, 2048), np.float32), known))
+    assert score == pytest.approx(novelty_score(np.ones((1, 2048), np.float32), known[0]))
 
 
 def test_half_precision_weights_load(tmp_path, classifier):
     network = pesi.create_model("pesi14", num_classes=3, **classifier.config.network.options)
     network.load_state_dict(classifier.network.state_dict())
-    save_bundle(tmp_path / "half", classifier.config, network.half(), card="")
+    save_bundle(tmp_path / "half", classifier.config, [network.half()], card="")
     assert Classifier.load(tmp_path / "half", device="cpu").network.conv1.weight.dtype == torch.float32
 
 
@@ -78,11 +78,11 @@ def test_damage(copy, tmp_path):
 
 
 def test_another_network_does_not_fit(copy):
-    config = json.loads((copy / "config.json").read_text())
-    edit(copy, network=config["network"] | {"name": "pesi18"})
+    (member,) = json.loads((copy / "config.json").read_text())["members"]
+    edit(copy, members=[member | {"network": member["network"] | {"name": "pesi18"}}])
     with pytest.raises(BundleError, match="do not fit"):
         load_bundle(copy)
-    edit(copy, network=config["network"] | {"name": "pesi99"})
+    edit(copy, members=[member | {"network": member["network"] | {"name": "pesi99"}}])
     with pytest.raises(BundleError, match="do not fit"):
         load_bundle(copy)
 

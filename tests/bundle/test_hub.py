@@ -195,10 +195,8 @@ def test_the_shipped_bundles_are_saved_as_they_are(tmp_path):
         assert opened.folder is not None
         for path in opened.folder.iterdir():
             saved = (tmp_path / name / path.name).read_bytes()
-            if path.name == "config.json":  # in another order, and with what is left at its default
-                kept, written = json.loads(path.read_bytes()), json.loads(saved)
-                assert kept.items() <= written.items()
-                assert not any(written[name] for name in written.keys() - kept.keys())
+            if path.name == "config.json":  # perhaps of an older format, and with what is left at its default
+                assert type(opened.config).read(tmp_path / name) == type(opened.config).read(opened.folder)
             else:
                 assert saved == path.read_bytes(), path
     again = LesionSegmenter.from_pretrained(tmp_path / "segmenter", device="cpu")

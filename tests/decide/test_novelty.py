@@ -86,7 +86,7 @@ def test_too_few_held_out_images_set_no_threshold() -> None:
 
 
 def test_the_verdict_refuses_above_the_threshold_and_says_why(statistics: NoveltyStatistics) -> None:
-    config = novelty_config(statistics, {"val": features(60, seed=2)})
+    config = novelty_config(statistics, {"val": novelty_score(features(60, seed=2), statistics)})
     assert config.held_out == {"val": 60}
     good = novelty_verdict(config.threshold, config)
     bad = novelty_verdict(config.threshold * 1.5, config)
@@ -96,19 +96,21 @@ def test_the_verdict_refuses_above_the_threshold_and_says_why(statistics: Novelt
 
 
 def test_saved_statistics_give_the_same_scores(tmp_path: Path, statistics: NoveltyStatistics) -> None:
-    config = save_novelty(tmp_path, statistics, novelty_config(statistics, {"val": features(60, seed=2)}))
+    config = save_novelty(
+        tmp_path, [statistics], novelty_config(statistics, {"val": novelty_score(features(60, seed=2), statistics)})
+    )
     kept = NoveltyConfig.model_validate_json(config.model_dump_json())
-    again = load_novelty(tmp_path, kept)
+    (again,) = load_novelty(tmp_path, kept)
     np.testing.assert_array_equal(
         novelty_score(features(9, seed=3), again), novelty_score(features(9, seed=3), statistics)
     )
 
 
 def test_a_missing_changed_or_foreign_file_is_refused(tmp_path: Path, statistics: NoveltyStatistics) -> None:
-    unsaved = novelty_config(statistics, {"val": features(60, seed=2)})
+    unsaved = novelty_config(statistics, {"val": novelty_score(features(60, seed=2), statistics)})
     with pytest.raises(BundleError, match=f"no {NOVELTY_FILE}"):
         load_novelty(tmp_path, unsaved)
-    config = save_novelty(tmp_path, statistics, unsaved)
+    config = save_novelty(tmp_path, [statistics], unsaved)
     with pytest.raises(BundleError, match="rank of 7"):
         load_novelty(tmp_path, config.model_copy(update={"rank": 7}))
     path = tmp_path / NOVELTY_FILE

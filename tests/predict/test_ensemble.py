@@ -9,7 +9,7 @@ import pytest
 from scipy.special import softmax
 
 import pesi
-from pesi.bundle.config import NetworkConfig, TemperatureConfig, task_config
+from pesi.bundle.config import MemberConfig, NetworkConfig, TemperatureConfig, task_config
 from pesi.decide.uncertainty import uncertainty_of
 from pesi.errors import BundleError, ImageError
 from pesi.nn.models import create_model
@@ -32,8 +32,12 @@ def other(member: Classifier) -> Classifier:
     changed = config.model_copy(
         update={
             "name": "other",
-            "network": NetworkConfig(name="pesi14", num_classes=3, options={}),
-            "preprocess": config.preprocess.model_copy(update={"size": 64, "source_size": 72}),
+            "members": (
+                MemberConfig(
+                    network=NetworkConfig(name="pesi14", num_classes=3, options={}),
+                    preprocess=config.preprocess.model_copy(update={"size": 64, "source_size": 72}),
+                ),
+            ),
             "views": "single",
             "temperature": TemperatureConfig(value=0.2),
         }

@@ -109,7 +109,7 @@ def test_float16_bundle_is_half_as_large_and_scored_as_stored(bundle, tiny_run, 
 def test_masks_do_not_fit_a_classifier_of_the_lesion_alone(bundle):
     classifier = Classifier.load(bundle, device="cpu")
     alone = classifier.config.preprocess.model_copy(update={"regions": ("lesion",)})
-    lesion_only = Classifier(classifier.config.model_copy(update={"preprocess": alone}), classifier.network)
+    lesion_only = Classifier(classifier.config.with_preprocess(alone), classifier.network)
     with pytest.raises(DataError, match="square around the lesion"):
         check_whole_image(lesion_only)
 
@@ -119,7 +119,7 @@ def test_the_picture_explains_what_is_looked_at(bundle, spots, tmp_path):
     path = Path(spots["path"].iloc[0])
     both = draw_explanation(classifier, path, tmp_path / "both.png", class_name="nevus")
     alone = classifier.config.preprocess.model_copy(update={"regions": ("image",)})
-    whole = Classifier(classifier.config.model_copy(update={"preprocess": alone}), classifier.network, device="cpu")
+    whole = Classifier(classifier.config.with_preprocess(alone), classifier.network, device="cpu")
     draw_explanation(whole, path, tmp_path / "whole.png", class_name="nevus")
     sizes = [Image.open(tmp_path / f"{name}.png").size for name in ("both", "whole")]
     assert sizes[0] == (sizes[1][0], 2 * sizes[1][1])

@@ -79,7 +79,7 @@ def test_built_features_are_the_classifiers_and_come_back(built, classifier, spo
     assert again.features.dtype == np.float16
     np.testing.assert_allclose(np.linalg.norm(again.features.astype(float), axis=1), 1, atol=2e-3)
     assert [case.image_id for case in again.config.cases] == list(spots["image_id"])
-    features = classifier.outputs([classifier.squares(spots["path"].iloc[5])]).features[0].astype(float)
+    features = classifier.outputs([classifier.squares(spots["path"].iloc[5])]).features[0, 0].astype(float)
     np.testing.assert_allclose(again.features[5], features / np.sqrt((features**2).sum()), atol=2e-3)
     nearest = again.similar_to(classifier, spots["path"].iloc[5], 3)
     assert nearest[0].image_id == spots["image_id"].iloc[5]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
-from pesi.bundle.config import BundleConfig, save_bundle
+from pesi.bundle.config import BundleConfig, MemberConfig, save_bundle
 from pesi.bundle.files import CARD, CONFIG, CommonConfig, Measured, bundle_kind, front_matter, write_bundle
 from pesi.bundle.hub import AUDIT
 from pesi.bundle.segmenter import SegmenterConfig, SegmenterMeasured
@@ -21,23 +23,44 @@ def card_header(config: BundleConfig) -> list[str]:
         "",
         f"# {config.name}",
         "",
-        f"A {config.network.name} with `{config.network.options.get('attention', 'spatial')}` attention for the task "
-        f"`{config.task.name}`: {', '.join(config.outputs)}.",
+        f"{_networks(config)} for the task `{config.task.name}`: {', '.join(config.outputs)}.",
         "",
     ]
 
 
 def made_with(config: BundleConfig) -> list[str]:
     """A list of what a classifier's bundle was made of."""
-    regions = {"image": "the whole image", "lesion": f"the lesion, found by {config.preprocess.segmenter}"}
-    looks_at = " and ".join(regions[name] for name in config.preprocess.regions)
     views = len(VIEWS[config.views])
+    each = f"{views} view{'s' * (views != 1)} each"
+    if len(config.members) == 1:
+        looks = [f"- looks at: {_looks_at(config.members[0])}; {each}"]
+    else:
+        counts = Counter(_looks_at(member) for member in config.members)
+        looks = [f"- {count} networks look at: {what}; {each}" for what, count in counts.items()]
+    if config.folds:
+        looks.append(
+            f"- {len(config.folds)} folds, images of a patient, lesion or near-duplicate in one: each network learned "
+            "from all but one; calibration, thresholds, triage, sets and novelty were set on what the networks say of "
+            "the images of the fold that they have not seen. For a new image all networks are averaged, which is "
+            "sharper than the networks of one fold, so these are on the safe side."
+        )
     return [
         *_trained_on(config),
-        f"- looks at: {looks_at}; {views} view{'s' * (views != 1)} each",
+        *looks,
         f"- temperature {config.temperature.value:.3f}: {config.temperature.how}",
         "- everything else, thresholds and triage with how each was set: `config.json`",
     ]
+
+
+def _networks(config: BundleConfig) -> str:
+    kinds = dict.fromkeys((m.network.name, m.network.options.get("attention", "spatial")) for m in config.members)
+    named = " and ".join(f"{name} with `{attention}` attention" for name, attention in kinds)
+    return f"A {named}" if len(config.members) == 1 else f"The mean of {len(config.members)} networks, {named},"
+
+
+def _looks_at(member: MemberConfig) -> str:
+    regions = {"image": "the whole image", "lesion": f"the lesion, found by {member.preprocess.segmenter}"}
+    return " and ".join(regions[name] for name in member.preprocess.regions)
 
 
 def _trained_on(config: CommonConfig) -> list[str]:
@@ -49,7 +72,7 @@ def _trained_on(config: CommonConfig) -> list[str]:
     weights = made.get("pretrained")
     return [
         f"- data: {', '.join(made['sources'])}; {splits}",
-        f"- best epoch: {made['best_epoch']}",
+        *([f"- best epoch: {made['best_epoch']}"] if "best_epoch" in made else []),
         *([f"- started from: {weights['file']}"] if weights else []),
     ]
 
@@ -108,16 +131,16 @@ def keep_measured(folder: str | Path, measured: Measured) -> BundleConfig | Segm
 def resave_bundle(
     folder: str | Path,
     config: BundleConfig,
-    network: PesiCNN,
+    networks: Sequence[PesiCNN],
     *,
-    novelty: NoveltyStatistics | None,
+    novelty: Sequence[NoveltyStatistics | None],
     opened_from: str | Path | None,
 ) -> BundleConfig:
     """Write a bundle that was opened: in float16 where that loses nothing, with its own card where nothing changed.
 
     Args:
         folder: Where it is written.
-        config, network, novelty: The bundle as it is now.
+        config, networks, novelty: The bundle as it is now.
         opened_from: Its folder, with its card and what an audit of it measured.
 
     Raises:
@@ -129,10 +152,10 @@ def resave_bundle(
         before = BundleConfig.read(opened_from)
         files = [path for name in (CARD, AUDIT) if (path := Path(opened_from) / name).is_file()]
         beside = {path.name: path.read_text(encoding="utf-8") for path in files}
-    tensors = [tensor for tensor in network.state_dict().values() if tensor.is_floating_point()]
+    tensors = [t for network in networks for t in network.state_dict().values() if t.is_floating_point()]
     half = all(bool((tensor.half().to(tensor) == tensor).all()) for tensor in tensors)
     written = save_bundle(
-        folder, config, network, card=model_card(config), keep="float16" if half else "float32", novelty=novelty
+        folder, config, networks, card=model_card(config), keep="float16" if half else "float32", novelty=novelty
     )
     for name, text in (beside if written == before else {}).items():
         write_text(Path(folder) / name, text)

@@ -1,24 +1,30 @@
-"""The bundle: a trained classifier on disk, a folder `config.json` + `model.safetensors` + `README.md`; no pickle."""
+"""The bundle: a trained classifier on disk, a folder `config.json` + weights + `README.md`; no pickle.
+
+It holds one network (`model.safetensors`), or several whose mean is the answer (`model-0.safetensors`, ...).
+"""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pesi.bundle.files import (
     CONFIG,
+    FORMAT_VERSION,
     WEIGHTS,
+    WEIGHTS_NAME,
     CommonConfig,
     Keep,
     Part,
+    checked_weights,
     load_network,
     packed_weights,
-    read_bundle_weights,
     write_bundle,
 )
 from pesi.decide.calibration import TemperatureConfig, VectorScaling
@@ -26,6 +32,7 @@ from pesi.decide.conformal import ConformalConfig
 from pesi.decide.novelty import NoveltyConfig, NoveltyStatistics, load_novelty, save_novelty
 from pesi.decide.operating import Threshold
 from pesi.decide.triage import TriageLevel
+from pesi.errors import BundleError
 from pesi.files import remove_file
 from pesi.images.correction import CorrectionName
 from pesi.images.quality import QualityConfig
@@ -71,8 +78,8 @@ class PreprocessConfig(Part):
     std: tuple[float, float, float]
 
 
-class FittedOn(Part):
-    """The images that set calibration, thresholds and the rest: how many, the hash of their ids (`id_hash`), and these.
+class IdList(Part):
+    """Some images: how many, the hash of their ids (`id_hash`), and these.
 
     Attributes:
         ids: See `bundle.seen.packed_ids`; "" in bundles that were made before.
@@ -83,15 +90,39 @@ class FittedOn(Part):
     ids: str = ""
 
 
+class MemberConfig(Part):
+    """One of a bundle's networks, and how it is fed.
+
+    Attributes:
+        temperature, vector: Its own calibration, before that of the bundle.
+        weights, weights_sha256: File beside the config.
+        fold: Index of the bundle's `folds` that it was not trained with; None: it was not made by folds.
+    """
+
+    network: NetworkConfig
+    preprocess: PreprocessConfig
+    vector: VectorScaling | None = None
+    temperature: TemperatureConfig = TemperatureConfig()
+    weights: str = Field(WEIGHTS, pattern=f"^{WEIGHTS_NAME.pattern}$")
+    weights_sha256: str = ""
+    fold: int | None = Field(None, ge=0)
+
+
 class BundleConfig(CommonConfig):
-    """Everything that a prediction needs besides the weights; the whole of `config.json`."""
+    """Everything that a prediction needs besides the weights; the whole of `config.json`.
+
+    Attributes:
+        members: Its networks; each looks at as many regions, in as many views, as any other, so that all count alike.
+        folds: Images of each fold, which the members of that fold have not seen and that set all that decides.
+        vector, temperature: Of the members' calibrated outputs, all together.
+    """
 
     made_by: ClassVar[str] = "pesi train"
 
     kind: Literal["classifier"] = "classifier"
-    network: NetworkConfig
+    members: tuple[MemberConfig, ...] = Field(min_length=1)
+    folds: tuple[IdList, ...] = ()
     task: TaskConfig
-    preprocess: PreprocessConfig
     views: str = "single"
     vector: VectorScaling | None = None
     temperature: TemperatureConfig = TemperatureConfig()
@@ -100,13 +131,68 @@ class BundleConfig(CommonConfig):
     conformal: tuple[ConformalConfig, ...] = ()  # prediction sets, a coverage each
     quality: QualityConfig = QualityConfig()
     novelty: NoveltyConfig | None = None
-    fitted_on: FittedOn | None = None
+    fitted_on: IdList | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_one_network(cls, values: Any) -> Any:
+        """Format 1, which held one network, as this one has it."""
+        if not isinstance(values, dict) or "members" in values or "network" not in values:
+            return values
+        own = {name: values[name] for name in ("network", "preprocess", "weights_sha256") if name in values}
+        rest = {name: value for name, value in values.items() if name not in ("network", "preprocess")}
+        return rest | {"members": (own,), "format_version": FORMAT_VERSION}
+
+    @model_validator(mode="after")
+    def _members_fit(self) -> Self:
+        first = self.preprocess
+        for member in self.members:
+            other = member.preprocess
+            for what, a, b in (
+                ("source_size", first.source_size, other.source_size),
+                ("geometry", first.geometry, other.geometry),
+                ("number of regions", len(first.regions), len(other.regions)),
+            ):
+                if a != b:
+                    raise ValueError(f"two members differ in {what}: {a} and {b}")
+            if member.network.num_classes != len(self.outputs):
+                raise ValueError(f"a member has {member.network.num_classes} outputs, the task {len(self.outputs)}")
+            if member.fold is not None and member.fold >= len(self.folds):
+                raise ValueError(f"a member is of fold {member.fold}, there are {len(self.folds)}")
+        own = np.bincount([m.fold for m in self.members if m.fold is not None], minlength=len(self.folds))
+        if self.folds and (own.sum() < len(self.members) or len(set(own.tolist())) > 1):
+            raise ValueError("every member must be of a fold, and every fold have as many members as the others")
+        return self
+
+    @property
+    def network(self) -> NetworkConfig:
+        """That of the first member."""
+        return self.members[0].network
+
+    @property
+    def preprocess(self) -> PreprocessConfig:
+        """That of the first member."""
+        return self.members[0].preprocess
+
+    def with_preprocess(self, preprocess: PreprocessConfig) -> BundleConfig:
+        """The same bundle of one network, fed otherwise.
+
+        Raises:
+            BundleError: It has several networks.
+        """
+        if len(self.members) > 1:
+            raise BundleError(
+                f"{self.name} has {len(self.members)} networks, each made for what it looks at.",
+                "Only a bundle of one network can be made to look at something else.",
+            )
+        member = self.members[0].model_copy(update={"preprocess": preprocess})
+        return self.model_copy(update={"members": (member,)})
 
     @property
     def answer_id(self) -> str:
         """The bundle's id and a digest of all else that an answer rests on: two bundles of one network may differ."""
         fields = {
-            "preprocess",
+            "members",
             "views",
             "temperature",
             "vector",
@@ -122,9 +208,12 @@ class BundleConfig(CommonConfig):
     @property
     def summary(self) -> str:
         """What it is, in a line."""
-        looks = " and ".join(self.preprocess.regions)
+        looks = " and ".join(dict.fromkeys(name for member in self.members for name in member.preprocess.regions))
+        sizes = " and ".join(dict.fromkeys(str(member.preprocess.size) for member in self.members))
+        networks = " and ".join(dict.fromkeys(member.network.name for member in self.members))
+        many = f"{len(self.members)} networks ({networks})" if len(self.members) > 1 else networks
         return (
-            f"{self.bundle_id}: {self.network.name}, {self.preprocess.size} px, looks at the {looks}, "
+            f"{self.bundle_id}: {many}, {sizes} px, looks at the {looks}, "
             f"views {self.views}, tells {', '.join(self.outputs)}"
         )
 
@@ -165,24 +254,29 @@ def task_config(task: Task, head: Literal["multiclass", "multilabel"]) -> TaskCo
     )
 
 
+def member_files(count: int) -> tuple[str, ...]:
+    """Names of the members' weights files."""
+    return (WEIGHTS,) if count == 1 else tuple(f"model-{index}.safetensors" for index in range(count))
+
+
 def save_bundle(
     folder: str | Path,
     config: BundleConfig,
-    network: PesiCNN,
+    networks: Sequence[PesiCNN],
     *,
     card: str,
     keep: Keep = "float32",
-    novelty: NoveltyStatistics | None = None,
+    novelty: Sequence[NoveltyStatistics | None] = (),
 ) -> BundleConfig:
     """Write a bundle.
 
     Args:
         folder: The bundle's folder, made if missing.
-        config: Its configuration; `weights_sha256` is filled in.
-        network: The network whose weights it holds.
+        config: Its configuration; files and hashes of the weights are filled in.
+        networks: The networks whose weights it holds, one a member.
         card: The model card, Markdown.
         keep: What to keep the weights in; float16 has half the size.
-        novelty: The statistics that `config.novelty` is about.
+        novelty: The statistics that `config.novelty` is about, one a member or none.
 
     Returns:
         The config as written.
@@ -191,12 +285,17 @@ def save_bundle(
         BundleError: A weight is no finite number in float16.
         StorageError: The system refused to write.
     """
-    data, digest = packed_weights(network, keep)
-    return _written(folder, config.model_copy(update={"weights_sha256": digest}), data, card, novelty)
+    packed = [packed_weights(network, keep) for network in networks]
+    return _written(folder, config, packed, card, novelty)
 
 
 def rewrite_bundle(
-    source: str | Path, folder: str | Path, config: BundleConfig, *, card: str, novelty: NoveltyStatistics | None
+    source: str | Path,
+    folder: str | Path,
+    config: BundleConfig,
+    *,
+    card: str,
+    novelty: Sequence[NoveltyStatistics | None],
 ) -> BundleConfig:
     """Write a bundle with the weights of another (or the same), its config and card anew.
 
@@ -212,19 +311,34 @@ def rewrite_bundle(
         BundleError: The source has no weights, or other ones than the config names.
         StorageError: The system refused to write.
     """
-    read_bundle_weights(source, config.weights_sha256)
-    return _written(folder, config, (Path(source) / WEIGHTS).read_bytes(), card, novelty)
+    packed = [
+        (checked_weights(source, member.weights_sha256, member.weights), member.weights_sha256)
+        for member in config.members
+    ]
+    return _written(folder, config, packed, card, novelty)
 
 
 def _written(
-    folder: str | Path, config: BundleConfig, weights: bytes, card: str, novelty: NoveltyStatistics | None
+    folder: str | Path,
+    config: BundleConfig,
+    packed: Sequence[tuple[bytes, str]],
+    card: str,
+    novelty: Sequence[NoveltyStatistics | None],
 ) -> BundleConfig:
     remove_file(Path(folder) / CONFIG)  # no bundle until everything is there again
     known = None
-    if novelty is not None and config.novelty is not None:
+    if config.novelty is not None and any(each is not None for each in novelty):
         known = save_novelty(folder, novelty, config.novelty)
-    config = config.model_copy(update={"novelty": known})  # without its statistics a threshold says nothing
-    write_bundle(folder, config, {WEIGHTS: weights}, card=card)
+    files = member_files(len(packed))
+    digests = [digest for _, digest in packed]
+    whole = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+    members = tuple(
+        member.model_copy(update={"weights": name, "weights_sha256": digest})
+        for member, name, digest in zip(config.members, files, digests, strict=True)
+    )
+    # Without its statistics a threshold of novelty says nothing.
+    config = config.model_copy(update={"novelty": known, "members": members, "weights_sha256": whole})
+    write_bundle(folder, config, {name: data for name, (data, _) in zip(files, packed, strict=True)}, card=card)
     return config
 
 
@@ -234,11 +348,11 @@ def read_config(folder: str | Path) -> BundleConfig:
 
 
 class Bundle(NamedTuple):
-    """A bundle, read: what it says, its network (in eval mode, float32), and what it knows of novelty."""
+    """A bundle, read: what it says, its networks (in eval mode, float32), and what each knows of novelty."""
 
     config: BundleConfig
-    network: PesiCNN
-    novelty: NoveltyStatistics | None
+    networks: tuple[PesiCNN, ...]
+    novelty: tuple[NoveltyStatistics | None, ...]
 
 
 def load_bundle(folder: str | Path) -> Bundle:
@@ -248,5 +362,12 @@ def load_bundle(folder: str | Path) -> Bundle:
         BundleError: As `read_config`; or the weights are missing, damaged, or not those the config names.
     """
     config = read_config(folder)
-    network = load_network(folder, config.network.create, config.weights_sha256)
-    return Bundle(config, network, None if config.novelty is None else load_novelty(folder, config.novelty))
+    networks = tuple(
+        load_network(folder, member.network.create, member.weights_sha256, member.weights) for member in config.members
+    )
+    if len({network.num_features for network in networks}) > 1:
+        raise BundleError(f"{folder}: its networks have different numbers of features.", "Make it of others.")
+    count = len(networks)
+    return Bundle(
+        config, networks, (None,) * count if config.novelty is None else load_novelty(folder, config.novelty, count)
+    )

@@ -18,7 +18,8 @@ from pesi.errors import BundleError
 from pesi.files import remove_file, whole_file, write_text
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
-FORMAT_VERSION = 1
+WEIGHTS_NAME = re.compile(r"model(-\d+)?\.safetensors")  # of one network, or of one of several
+FORMAT_VERSION = 2
 
 # Of the hub's names for licences (hf.co/docs/hub/repositories-licenses), those that networks and images come under.
 _HUB_LICENCES = ("apache-2.0", "mit", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0")
@@ -108,10 +109,10 @@ class CommonConfig(Part):
                 f"Give one that `{cls.made_by}` wrote: RUN/bundle.",
             )
         version = values.get("format_version")
-        if version != FORMAT_VERSION:
+        if version not in range(1, FORMAT_VERSION + 1):
             newer = isinstance(version, int) and version > FORMAT_VERSION
             raise BundleError(
-                f"{path} has bundle format version {version}; this version of pesi-cnn reads version {FORMAT_VERSION}.",
+                f"{path} has bundle format version {version}; this version of pesi-cnn reads 1 to {FORMAT_VERSION}.",
                 "Upgrade pesi-cnn: pip install -U pesi-cnn" if newer else "Train the bundle again with this version.",
             )
         try:
@@ -207,18 +208,33 @@ def bundle_kind(folder: str | Path) -> str:
     return str(stated_values(folder).get("kind", ""))
 
 
-def load_network(folder: str | Path, create: Callable[[], Network], sha256: str) -> Network:
+def weights_files(folder: str | Path) -> tuple[str, ...]:
+    """The weights files that a bundle's config names, by their names; `model.safetensors` where it cannot be read."""
+    try:
+        members = json.loads((Path(folder) / CONFIG).read_text(encoding="utf-8")).get("members", ())
+        names = tuple(str(member.get("weights", WEIGHTS)) for member in members)
+    except (OSError, ValueError, AttributeError):
+        names = ()
+    return tuple(name for name in names if WEIGHTS_NAME.fullmatch(name)) or (WEIGHTS,)
+
+
+def load_network(folder: str | Path, create: Callable[[], Network], sha256: str, file: str = WEIGHTS) -> Network:
     """A bundle's network, in eval mode and float32, whatever its weights are kept in.
 
     Args:
         folder: The bundle's folder.
         create: Builds it, with any weights.
         sha256: What the config says of the weights.
+        file: Their file.
 
     Raises:
         BundleError: The weights are missing, damaged, not those the config names, or of another network.
     """
-    weights = read_bundle_weights(folder, sha256)
+    data = checked_weights(folder, sha256, file)
+    try:
+        weights: dict[str, Tensor] = load(data)
+    except SafetensorError as error:
+        raise BundleError(f"{Path(folder) / file} cannot be opened: {error}", "Train the bundle again.") from error
     try:
         network = create()
         network.load_state_dict(weights)
@@ -227,15 +243,15 @@ def load_network(folder: str | Path, create: Callable[[], Network], sha256: str)
     return network.eval()
 
 
-def read_bundle_weights(folder: str | Path, sha256: str) -> dict[str, Tensor]:
-    """The tensors of a bundle, on the CPU, checked against the hash that its config names.
+def checked_weights(folder: str | Path, sha256: str, file: str = WEIGHTS) -> bytes:
+    """A weights file of a bundle, checked against the hash that its config names.
 
     Raises:
-        BundleError: The file is missing, not the one that was hashed, or damaged.
+        BundleError: The file is missing, or not the one that was hashed.
     """
-    path = Path(folder) / WEIGHTS
+    path = Path(folder) / file
     if not path.is_file():
-        raise BundleError(f"{folder} has no {WEIGHTS}.", "Copy the bundle again.")
+        raise BundleError(f"{folder} has no {file}.", "Copy the bundle again.")
     data = path.read_bytes()
     digest = hashlib.sha256(data).hexdigest()
     if digest != sha256:
@@ -243,8 +259,4 @@ def read_bundle_weights(folder: str | Path, sha256: str) -> dict[str, Tensor]:
             f"{path} is not the file that {CONFIG} names (SHA-256 {digest[:12]}, not {sha256[:12]}).",
             "The bundle is damaged or mixed from two: copy it again.",
         )
-    try:
-        tensors: dict[str, Tensor] = load(data)
-    except SafetensorError as error:
-        raise BundleError(f"{path} cannot be opened: {error}", "Train the bundle again.") from error
-    return tensors
+    return data

@@ -9,18 +9,20 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pesi.bundle.files import CARD, CONFIG, WEIGHTS
+from pesi.bundle.files import CARD, CONFIG, WEIGHTS, weights_files
 from pesi.decide.novelty import NOVELTY_FILE
 from pesi.errors import BundleError
 from pesi.version import __version__
 
 AUDIT = "audit.json"
-FILES = (CONFIG, WEIGHTS, CARD, NOVELTY_FILE, AUDIT)
+MEMBERS = "model-*.safetensors"  # of several networks
+FILES = (CONFIG, WEIGHTS, MEMBERS, CARD, NOVELTY_FILE, AUDIT)  # patterns of what a bundle has
 MAX_BYTES = 1 << 30  # the largest of our networks, in float32, has 0.2 GB
 
 _NAME = re.compile(r"hf:/{1,2}([^/@\s]+/[^/@\s]+)(?:@(\S+))?")
@@ -69,16 +71,21 @@ def hub_folder(
         BundleError: It is not there, no bundle, too large, or the hub cannot be reached.
     """
     hub = _library()
-    listed, folder = list(FILES), None
     revision, offline = name.revision, hub.constants.HF_HUB_OFFLINE
     if not offline:
         with _told(name):
             info = hub.HfApi(endpoint=endpoint, token=token).model_info(
                 name.repo_id, revision=name.revision, files_metadata=True
             )
-        sizes = {file.rfilename: file.size for file in info.siblings or () if file.rfilename in FILES}
-        if missing := [file for file in (CONFIG, WEIGHTS) if file not in sizes]:
-            raise BundleError(f"{name} is no bundle: it has no {missing[0]}.", "Check the name and the revision.")
+        sizes = {
+            file.rfilename: file.size
+            for file in info.siblings or ()
+            if any(fnmatchcase(file.rfilename, pattern) for pattern in FILES)
+        }
+        networks = [file for file in sizes if file == WEIGHTS or fnmatchcase(file, MEMBERS)]
+        if CONFIG not in sizes or not networks:
+            missing = CONFIG if CONFIG not in sizes else WEIGHTS
+            raise BundleError(f"{name} is no bundle: it has no {missing}.", "Check the name and the revision.")
         if unknown := [file for file, size in sizes.items() if size is None]:
             raise BundleError(f"{name}: the hub does not tell the size of {unknown[0]}.", "Try again later.")
         if sum(sizes.values()) > max_bytes:
@@ -86,23 +93,32 @@ def hub_folder(
                 f"{name} has {sum(sizes.values()):,} bytes, over the limit of {max_bytes:,}.",
                 "If that is meant: from_pretrained(..., max_bytes=...), or `hf download` and the folder's name.",
             )
-        listed, revision = list(sizes), info.sha
-    # By its commit, so that no later one mixes in; the config also by its name, which the cache then knows offline.
-    wanted = [(file, revision) for file in listed] + [(CONFIG, name.revision)]
-    for file, of in wanted:
-        with _told(name, optional=offline and file not in (CONFIG, WEIGHTS)):
-            got = hub.hf_hub_download(
-                name.repo_id,
-                file,
-                revision=of,
-                endpoint=endpoint,
-                token=token,
-                local_files_only=offline,
-                library_name="pesi-cnn",
-                library_version=__version__,
+        revision = info.sha
+
+    def fetched(file: str, of: str | None) -> Path:
+        with _told(name):
+            return Path(
+                hub.hf_hub_download(
+                    name.repo_id,
+                    file,
+                    revision=of,
+                    endpoint=endpoint,
+                    token=token,
+                    local_files_only=offline,
+                    library_name="pesi-cnn",
+                    library_version=__version__,
+                )
             )
-            folder = Path(got).parent if file == WEIGHTS else folder
-    assert folder is not None
+
+    # By its commit, so that no later one mixes in; the config also by its name, which the cache then knows offline.
+    folder = fetched(CONFIG, revision).parent
+    for file in weights_files(folder) if offline else [file for file in sizes if file != CONFIG]:
+        fetched(file, revision)
+    for file in (CARD, NOVELTY_FILE, AUDIT) if offline else ():
+        with suppress(BundleError):  # what was fetched before
+            fetched(file, revision)
+    if not offline:
+        fetched(CONFIG, name.revision)
     _say_licence(f"{name}" if offline else f"{HubName(name.repo_id, str(revision)[:12])}", card_licence(folder))
     return folder
 
@@ -172,15 +188,13 @@ def _library() -> Any:
 
 
 @contextmanager
-def _told(name: HubName, *, optional: bool = False) -> Iterator[None]:
+def _told(name: HubName) -> Iterator[None]:
     """The library's errors as ours; it raises those of several libraries beneath it too."""
     from huggingface_hub import errors
 
     try:
         yield
     except errors.LocalEntryNotFoundError as error:
-        if optional:
-            return
         raise BundleError(
             f"{name} was not fetched before, and the hub is switched off (HF_HUB_OFFLINE).",
             "Fetch it once while online, or give a folder.",

@@ -18,13 +18,15 @@ class Seen(NamedTuple):
     """How many of some images a bundle has seen, and for what.
 
     Attributes:
-        trained: Trained the network.
+        trained: Trained the network; of several, all of them.
+        held_out: Trained some of its networks, and can be answered by the others.
         fitted: Set calibration, thresholds and the rest.
         chose: Chose the epoch, where the recipe let images choose it.
         known: Whether the bundle tells of single images, and not only of whole lists.
     """
 
     trained: int
+    held_out: int
     fitted: int
     chose: int
     known: bool
@@ -50,18 +52,31 @@ def seen_images(config: BundleConfig, image_ids: Sequence[str], *, of: Sequence[
     chose = val if config.provenance.get("recipe", {}).get("select") == "best" else {}
     parts = (splits.get("train", {}), fitted, chose)
     trained, calibrated, chosen = (_count(part, image_ids, whole) for part in parts)
-    return Seen(trained, calibrated, chosen, known=all(part.get("ids") for part in parts[:2]))
+    held_out = sum(fold is not None for fold in fold_indices(config, image_ids))
+    known = all(part.get("ids") for part in parts[:2]) or bool(config.folds)
+    return Seen(trained - held_out if config.folds else trained, held_out, calibrated, chosen, known)
+
+
+def fold_indices(config: BundleConfig, image_ids: Sequence[str]) -> list[int | None]:
+    """The fold of a bundle in which each image is, (N,); None: in none."""
+    where = {short: index for index, fold in enumerate(config.folds) for short in _shorts(fold.ids)}
+    return [where.get(_short(image_id)) for image_id in image_ids]
 
 
 def _count(part: Mapping[str, Any], image_ids: Sequence[str], whole: str) -> int:
     if not part.get("ids"):
         return len(image_ids) if part.get("sha256") == whole else 0
-    try:
-        kept = base64.b64decode(part["ids"], validate=True)
-    except (binascii.Error, ValueError):
-        return 0
-    shorts = {kept[start : start + _BYTES] for start in range(0, len(kept), _BYTES)}
+    shorts = _shorts(part["ids"])
     return sum(_short(image_id) in shorts for image_id in image_ids)
+
+
+def _shorts(packed: str) -> set[bytes]:
+    """The first bytes of the hashes that `packed_ids` wrote; none where that cannot be read."""
+    try:
+        kept = base64.b64decode(packed, validate=True)
+    except (binascii.Error, ValueError):
+        return set()
+    return {kept[start : start + _BYTES] for start in range(0, len(kept), _BYTES)}
 
 
 def _short(image_id: str) -> bytes:

@@ -163,7 +163,7 @@ def _read_sets(
 def unseen_by_network(
     classifier: Classifier, records: pd.DataFrame, name: str, *, of: pd.DataFrame | None = None
 ) -> Seen:
-    """What the bundle has seen of images that did not train its network.
+    """What the bundle has seen of images that did not train its networks; it is said where some trained a part of them.
 
     Args:
         classifier: The bundle.
@@ -184,7 +184,18 @@ def unseen_by_network(
             f"{seen.trained} of the {len(records)} images of {name} trained this network.",
             "Choose images that it has not seen. It knows them by their ids: if these are others, rename them.",
         )
+    say_held_out(classifier, seen.held_out, len(records))
     return seen
+
+
+def say_held_out(classifier: Classifier, held_out: int, images: int) -> None:
+    """Say on stderr that images which trained some networks are answered by the others."""
+    if held_out:
+        print(
+            f"{held_out} of the {images} images are of the folds that made {classifier.config.name}: each is answered "
+            "by the networks that have not seen it.",
+            file=sys.stderr,
+        )
 
 
 def _provenance(classifier: Classifier, sets: list[AuditData], seed: int, replicates: int) -> dict[str, str]:

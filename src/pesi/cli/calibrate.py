@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from pesi.images.regions import RegionName
-    from pesi.predict.classifier import Classifier, Outputs
+    from pesi.predict.classifier import Classifier
+    from pesi.predict.members import Outputs
 
 
 class Region(StrEnum):
@@ -121,7 +122,8 @@ def calibrate(
         rows = chosen_records(data, dataset, known, skip_missing)
         rows = rows[~rows["image_id"].isin(not_trained)]
         rows = rows.sample(min(len(rows), NOVELTY_IMAGES), random_state=seed)
-        training = _outputs(classifier, rows, cache, show, regions=1).features
+        regions = 1 if len(classifier.members) == 1 else None
+        training = _outputs(classifier, rows, cache, show, regions=regions).features
     config, novelty = fit_decisions(
         classifier.config,
         outputs,
@@ -155,15 +157,15 @@ def _looking_at(classifier: Classifier, regions: list[RegionName]) -> Classifier
         return classifier
     first = regions[0] == classifier.config.preprocess.regions[0]
     novelty = classifier.novelty if first else None
-    changed = {"preprocess": preprocess, "novelty": classifier.config.novelty if first else None}
-    config = classifier.config.model_copy(update=changed)
-    return Classifier(config, classifier.network, novelty, device=str(classifier.device))
+    known = classifier.config.novelty if first else None
+    config = classifier.config.with_preprocess(preprocess).model_copy(update={"novelty": known})
+    return Classifier(config, classifier.networks, novelty, device=str(classifier.device))
 
 
 def _outputs(
     classifier: Classifier, records: pd.DataFrame, cache: Path | None, show: bool, *, regions: int | None = None
 ) -> Outputs:
-    """What the network gives for the records' images, of all regions or the first few."""
+    """What the networks that have not seen them give for the records' images, of all regions or the first few."""
     import numpy as np
     from tqdm import tqdm
 
@@ -181,5 +183,6 @@ def _outputs(
             classifier,
             lambda i: np.stack([square[i] for square in squares]),
             len(paths),
+            folds=classifier.folds_of(list(records["image_id"])) if regions is None else None,
             progress=lambda done, total: move(bar, done),
         )

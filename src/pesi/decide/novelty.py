@@ -10,7 +10,7 @@ compares it with these, with kNN, relative Mahalanobis and energy.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -165,19 +165,15 @@ def novelty_threshold(scores: Mapping[str, Floats], *, refused_share: float = RE
 
 
 def novelty_config(
-    statistics: NoveltyStatistics,
-    held_out: Mapping[str, NDArray[np.float32]],
-    *,
-    refused_share: float = REFUSED_SHARE,
+    statistics: NoveltyStatistics, scores: Mapping[str, Floats], *, refused_share: float = REFUSED_SHARE
 ) -> NoveltyConfig:
     """Set the threshold on held-out dermoscopy; `save_novelty` adds the file's hash.
 
     Args:
-        statistics: Of the training images.
-        held_out: Source -> pooled features (n, C) of images that the network was not trained on.
+        statistics: Of the training images; of several networks, any one's.
+        scores: Source -> scores (n,) of images that the network was not trained on.
         refused_share: See `novelty_threshold`.
     """
-    scores = {source: novelty_score(features, statistics) for source, features in held_out.items()}
     threshold = novelty_threshold(scores, refused_share=refused_share)
     refused = ", ".join(
         f"{source}: {int((values > threshold).sum())} of {len(values)} above" for source, values in scores.items()
@@ -211,8 +207,15 @@ def novelty_verdict(score: float, config: NoveltyConfig) -> Verdict:
     )
 
 
-def save_novelty(folder: str | Path, statistics: NoveltyStatistics, config: NoveltyConfig) -> NoveltyConfig:
+def save_novelty(
+    folder: str | Path, statistics: Sequence[NoveltyStatistics | None], config: NoveltyConfig
+) -> NoveltyConfig:
     """Write the statistics beside a bundle's config.
+
+    Args:
+        folder: The bundle's.
+        statistics: Of each of its networks; None: that one knows nothing.
+        config: What is told of them.
 
     Returns:
         The config with the file's hash, to go into the bundle's.
@@ -220,21 +223,24 @@ def save_novelty(folder: str | Path, statistics: NoveltyStatistics, config: Nove
     Raises:
         StorageError: The system refused to write.
     """
-    data: bytes = save(
-        {
-            "mean": statistics.mean,
-            "basis": np.ascontiguousarray(statistics.basis),
-            "variances": statistics.variances,
-            "residual": np.array([statistics.residual], np.float64),
-        }
-    )
+    tensors: dict[str, NDArray] = {}
+    for index, one in enumerate(statistics):
+        if one is not None:
+            prefix = f"{index}." if len(statistics) > 1 else ""
+            tensors |= {
+                f"{prefix}mean": one.mean,
+                f"{prefix}basis": np.ascontiguousarray(one.basis),
+                f"{prefix}variances": one.variances,
+                f"{prefix}residual": np.array([one.residual], np.float64),
+            }
+    data: bytes = save(tensors)
     with whole_file(Path(folder) / NOVELTY_FILE) as temporary:
         temporary.write_bytes(data)
     return config.model_copy(update={"sha256": hashlib.sha256(data).hexdigest()})
 
 
-def load_novelty(folder: str | Path, config: NoveltyConfig) -> NoveltyStatistics:
-    """The statistics of a bundle, checked against its config.
+def load_novelty(folder: str | Path, config: NoveltyConfig, networks: int = 1) -> tuple[NoveltyStatistics | None, ...]:
+    """The statistics of a bundle's networks, checked against its config; None for one that knows nothing.
 
     Raises:
         BundleError: The file is missing, not the one that was hashed, or damaged.
@@ -251,22 +257,34 @@ def load_novelty(folder: str | Path, config: NoveltyConfig) -> NoveltyStatistics
         )
     try:
         tensors = load(data)
-        statistics = NoveltyStatistics(
-            tensors["mean"],
-            tensors["basis"],
-            tensors["variances"],
-            float(tensors["residual"][0]),
-            config.power,
-            config.train_images,
-        )
+        prefixes = [f"{index}." if networks > 1 else "" for index in range(networks)]
+        statistics = [_statistics(tensors, prefix, config) for prefix in prefixes]
     except (SafetensorError, KeyError, IndexError) as error:
         raise BundleError(f"{path} cannot be read: {error}", "Fit the bundle's novelty statistics again.") from error
-    if statistics.basis.shape != (len(statistics.mean), config.rank):
-        raise BundleError(
-            f"{path} has a basis of shape {statistics.basis.shape}, its config a rank of {config.rank}.",
-            "The bundle is mixed from two: copy it again.",
-        )
-    return statistics
+    for one in statistics:
+        if one is not None and (one.basis.ndim != 2 or one.basis.shape != (len(one.mean), len(one.variances))):
+            raise BundleError(
+                f"{path} has a basis of shape {one.basis.shape}, its mean {one.mean.shape}.",
+                "The bundle is mixed from two: copy it again.",
+            )
+        # Of networks with few training images each may have a rank of its own, at most the config's.
+        if one is not None and (
+            one.basis.shape[1] > config.rank or (networks == 1 and one.basis.shape[1] != config.rank)
+        ):
+            raise BundleError(
+                f"{path} has a basis of shape {one.basis.shape}, its config a rank of {config.rank}.",
+                "The bundle is mixed from two: copy it again.",
+            )
+    return tuple(statistics)
+
+
+def _statistics(tensors: Mapping[str, NDArray], prefix: str, config: NoveltyConfig) -> NoveltyStatistics | None:
+    if prefix and f"{prefix}mean" not in tensors:
+        return None
+    mean, basis, variances, residual = (
+        tensors[f"{prefix}{name}"] for name in ("mean", "basis", "variances", "residual")
+    )
+    return NoveltyStatistics(mean, basis, variances, float(residual[0]), config.power, config.train_images)
 
 
 def _transformed(features: NDArray, power: float) -> Floats:

@@ -96,18 +96,23 @@ def _plain(value: Any) -> Any:
 
 
 def single_view_probabilities(
-    classifier: Classifier, images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8]
+    classifier: Classifier,
+    images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8],
+    made_fold: NDArray[np.int64] | None = None,
 ) -> Floats:
     """Calibrated probabilities of images from one unflipped view each, (N, K).
 
     Args:
         classifier: The classifier.
         images: (N, S, S, 3) uint8, or a sequence of (H, W, 3).
+        made_fold: As `AuditData.made_fold`; None: all networks answer.
     """
     logits = []
+    folds = None if made_fold is None else [None if fold < 0 else int(fold) for fold in made_fold]
     for start in range(0, len(images), _BATCH):
         squares = [classifier.squares(np.ascontiguousarray(image)) for image in images[start : start + _BATCH]]
-        logits.append(classifier.logits(squares, views="single"))
+        own = None if folds is None else folds[start : start + _BATCH]
+        logits.append(classifier.logits(squares, "single", own))
     config = classifier.config
     return calibrated_probabilities(np.concatenate(logits), config.task.head, config.temperature, config.vector)
 

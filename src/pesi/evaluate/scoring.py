@@ -146,12 +146,19 @@ def predicted_table(
 ) -> pd.DataFrame:
     """Probabilities of all records' images, without gates: `image_id`, then one column a class.
 
+    An image of the folds that made the classifier is answered by the networks that have not seen it.
+
     Raises:
         DataError: Some images cannot be read; evaluating the rest would flatter.
     """
     results = Predictions(
         classifier.predict_many(
-            list(records["path"]), image_ids=list(records["image_id"]), views=views, gates=False, progress=progress
+            list(records["path"]),
+            image_ids=list(records["image_id"]),
+            views=views,
+            gates=False,
+            held_out=True,
+            progress=progress,
         )
     )
     if refused := results.refusals:

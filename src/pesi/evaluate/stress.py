@@ -8,20 +8,16 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from pesi.evaluate.answer_change import AnswerChange, compare_answers, single_view_probabilities
 from pesi.images.perturb import PERTURBATIONS, Perturbation, Perturbed
-from pesi.images.transforms import normalise, resize, to_tensor
-from pesi.images.views import VIEWS, cut_views
+from pesi.images.transforms import resize
 from pesi.predict.classifier import Classifier
 from pesi.stats.intervals import Estimate, mean_interval
 
 Floats = NDArray[np.float64]
 Progress = Callable[[str, int, int], None]
-
-_BATCH = 16
 
 
 class Maps(NamedTuple):
@@ -102,6 +98,7 @@ def stress_test(
     seed: int = 0,
     replicates: int = 1000,
     groups: NDArray | None = None,
+    made_fold: NDArray[np.int64] | None = None,
     progress: Progress | None = None,
 ) -> list[StressResult]:
     """Change images, predict them again and compare, image by image, with the unchanged ones.
@@ -118,6 +115,7 @@ def stress_test(
         seed: Of the artefacts and the bootstrap.
         replicates: Bootstrap resamples, stratified by class.
         groups: Patient or lesion of each image, (N,), drawn as a whole.
+        made_fold: As `AuditData.made_fold`; None: all networks answer, and their maps are averaged.
         progress: Told what is done.
 
     Returns:
@@ -125,7 +123,8 @@ def stress_test(
     """
     if has_mask is None:
         has_mask = np.zeros(len(images), np.bool_) if masks is None else np.asarray(masks.any((1, 2)))
-    before = single_view_probabilities(classifier, images)
+    made_fold = np.full(len(images), -1) if made_fold is None else made_fold
+    before = single_view_probabilities(classifier, images, made_fold)
     maps_fit = classifier.config.preprocess.regions[0] == "image"
     called = before.argmax(1)
     plain: dict[int, Maps] = {}
@@ -145,7 +144,7 @@ def stress_test(
             results.append(StressResult(perturbation, without_mask, nothing, None))
             continue
         kept = np.array(list(made), np.int64)
-        after = single_view_probabilities(classifier, [each.image for each in made.values()])
+        after = single_view_probabilities(classifier, [each.image for each in made.values()], made_fold[kept])
         rng = np.random.default_rng([seed, number])
         drawing = _Drawing(classes[kept], replicates, rng, None if groups is None else groups[kept])
         answers = compare_answers(
@@ -153,8 +152,8 @@ def stress_test(
         )
         cam, attention = None, None
         if perturbation.group == "paste" and maps_fit:
-            plain = plain or dict(enumerate(maps_of(classifier, images, called)))
-            cam, attention = _mass_shifts(classifier, made, called[kept], plain, drawing)
+            plain = plain or dict(enumerate(maps_of(classifier, images, called, made_fold)))
+            cam, attention = _mass_shifts(classifier, made, called[kept], plain, drawing, made_fold[kept])
         results.append(StressResult(perturbation, without_mask, nothing, answers, cam, attention))
     if progress:
         progress("stress tests", len(perturbations), len(perturbations))
@@ -176,10 +175,11 @@ def _mass_shifts(
     called: NDArray[np.int64],
     plain: dict[int, Maps],
     drawing: _Drawing,
+    made_fold: NDArray[np.int64],
 ) -> tuple[MassShift | None, MassShift | None]:
     """Of the class activation map and of the Pesi attention, for the class `called` before, (N,)."""
     size = classifier.config.preprocess.size
-    marked = maps_of(classifier, [each.image for each in made.values()], called)
+    marked = maps_of(classifier, [each.image for each in made.values()], called, made_fold)
     rows: dict[str, list[tuple[float, float, float]]] = {"cam": [], "attention": []}
     for (index, perturbed), maps in zip(made.items(), marked, strict=True):
         cover = resize(np.where(perturbed.changed, np.uint8(255), np.uint8(0)), size, size) / 255
@@ -202,34 +202,31 @@ def _mass_shifts(
 
 
 def maps_of(
-    classifier: Classifier, images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8], called: NDArray[np.int64]
+    classifier: Classifier,
+    images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8],
+    called: NDArray[np.int64],
+    made_fold: NDArray[np.int64],
 ) -> Iterator[Maps]:
-    """The maps that `explain` gives, many images at a time.
+    """The maps that `explain` gives, of the networks that have not seen an image.
 
     Args:
         classifier: Its first region must be the whole image, so that the maps lie in the image's geometry.
         images: (N, S, S, 3).
         called: Index of the output whose activation map is wanted, one an image, (N,).
+        made_fold: As `AuditData.made_fold`.
     """
-    preprocess = classifier.config.preprocess
-    for start in range(0, len(images), _BATCH):
-        batch = [classifier.squares(np.ascontiguousarray(image))[0] for image in images[start : start + _BATCH]]
-        pictures = [to_tensor(cut_views(square, VIEWS["single"], preprocess.size)[0]) for square in batch]
-        with torch.inference_mode():
-            x = normalise(torch.stack(pictures).to(classifier.device), preprocess.mean, preprocess.std)
-            found = classifier.network.forward_maps(x)
+    for image, output, fold in zip(images, called, made_fold, strict=True):
+        own = classifier.of_fold(None if fold < 0 else int(fold))
+        picture = own.look(np.ascontiguousarray(image))
+        size = picture.image.shape[0]
         stages: dict[str, list[NDArray[np.float32]]] = {}
-        for block, tensor in found.attention.items():
-            stages.setdefault(block.split(".")[0], []).append(tensor.float().cpu().numpy())
-        cams = found.cam.float().cpu().numpy()
-        for row in range(len(batch)):
-            cam = _enlarged(cams[row, called[start + row]], preprocess.size)
-            # Each stage's mean over its blocks as a density, then the mean over the stages: all stages weigh alike.
-            grown = [
-                _enlarged(np.mean([maps[row] for maps in each], axis=0), preprocess.size) for each in stages.values()
-            ]
-            shares = [values / max(float(values.sum()), 1e-12) for values in grown]
-            yield Maps(cam, np.asarray(np.mean(shares, axis=0), np.float32) if shares else None)
+        for block, tensor in picture.maps.attention.items():
+            stages.setdefault(block.split(".")[0], []).append(tensor[0].float().cpu().numpy())
+        cam = _enlarged(picture.maps.cam[0, output].float().cpu().numpy(), size)
+        # Each stage's mean over its blocks as a density, then the mean over the stages: all stages weigh alike.
+        grown = [_enlarged(np.mean(each, axis=0), size) for each in stages.values()]
+        shares = [values / max(float(values.sum()), 1e-12) for values in grown]
+        yield Maps(cam, np.asarray(np.mean(shares, axis=0), np.float32) if shares else None)
 
 
 def _enlarged(values: NDArray[np.float32], size: int) -> NDArray[np.float32]:

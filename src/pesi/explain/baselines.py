@@ -12,6 +12,7 @@ from pesi.explain.maps import Map
 from pesi.images.transforms import Image, normalise, to_tensor
 from pesi.nn.cnn import PesiCNN
 from pesi.predict.classifier import Classifier
+from pesi.predict.members import Member
 
 STRIDE = 32  # of every network's last feature map: a class activation map has a value for each 32 x 32 pixels
 
@@ -42,12 +43,13 @@ def grad_cam(
         relu: Whether negative values are set to 0, as published.
 
     Returns:
-        (S, S), enlarged bilinearly.
+        (S, S), enlarged bilinearly; of several networks the mean.
 
     Raises:
         DataError: The classifier has no such class or layer.
     """
-    network, preprocess = classifier.network, classifier.config.preprocess
+    members = classifier.looking_at()
+    network = members[0].network
     if class_name not in classifier.config.outputs:
         raise DataError(
             f"Unknown class {class_name!r}.", f"This bundle's classes: {', '.join(classifier.config.outputs)}."
@@ -56,25 +58,30 @@ def grad_cam(
     modules = dict(network.named_modules())
     if name not in modules:
         raise DataError(f"The network has no layer {name!r}.", f"Its blocks: {', '.join(network.blocks())}.")
+    output, size = classifier.config.outputs.index(class_name), picture.shape[0]
+    small = np.mean([_grad_cam(member, picture, output, name, relu) for member in members], axis=0)
+    return np.asarray(cv2.resize(small, (size, size), interpolation=cv2.INTER_LINEAR), np.float32)
+
+
+def _grad_cam(member: Member, picture: Image, output: int, layer: str, relu: bool) -> Map:
+    network, preprocess = member.network, member.config.preprocess
+    device = next(network.parameters()).device
     seen: list[Tensor] = []
 
     def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         seen.append(output)
 
-    handle = modules[name].register_forward_hook(keep)
+    handle = dict(network.named_modules())[layer].register_forward_hook(keep)
     try:
         with torch.enable_grad():
-            x = normalise(to_tensor(picture)[None].to(classifier.device), preprocess.mean, preprocess.std)
+            x = normalise(to_tensor(picture)[None].to(device), preprocess.mean, preprocess.std)
             # Gradients of a network whose weights are frozen need an input that asks for them.
-            logits = network(x.requires_grad_())
-            logit = logits[0, classifier.config.outputs.index(class_name)]
+            logit = network(x.requires_grad_())[0, output]
             (gradient,) = torch.autograd.grad(logit, seen[0])
     finally:
         handle.remove()
     values = (gradient.mean((2, 3), keepdim=True) * seen[0].detach()).sum(1)[0].float()
-    small = (values.clamp_min(0) if relu else values).cpu().numpy()
-    size = picture.shape[0]
-    return np.asarray(cv2.resize(small, (size, size), interpolation=cv2.INTER_LINEAR), np.float32)
+    return np.asarray((values.clamp_min(0) if relu else values).cpu().numpy(), np.float32)
 
 
 def random_map(size: int, rng: np.random.Generator) -> Map:

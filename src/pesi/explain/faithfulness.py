@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from pesi.decide.calibration import calibrated_probabilities
@@ -15,7 +14,7 @@ from pesi.explain.baselines import centre_gaussian, grad_cam, pixel_noise, rando
 from pesi.explain.localisation import attention_inside
 from pesi.explain.maps import Map, explain
 from pesi.images.masks import Mask, resize_mask
-from pesi.images.transforms import Image, normalise, to_tensor
+from pesi.images.transforms import Image
 from pesi.predict.classifier import Classifier
 
 Floats = NDArray[np.float64]
@@ -151,16 +150,13 @@ def pointing_hit(values: Map, mask: Mask, *, tolerance: float = TOLERANCE) -> fl
 
 
 def class_score(classifier: Classifier, class_name: str) -> Score:
-    """Calibrated probability of one class from one view, for pictures as the network sees them (N, S, S, 3)."""
+    """Calibrated probability of one class from one view, for pictures as the networks see them (N, S, S, 3)."""
     config = classifier.config
     column = config.outputs.index(class_name)
 
     def score(pictures: NDArray[np.uint8]) -> Floats:
-        with torch.inference_mode():
-            x = torch.stack([to_tensor(picture) for picture in pictures]).to(classifier.device)
-            x = normalise(x, config.preprocess.mean, config.preprocess.std)
-            logits = classifier.network(x).cpu().double().numpy()
-        values = calibrated_probabilities(logits[:, None], config.task.head, config.temperature, config.vector)
+        logits = classifier.picture_logits(pictures)
+        values = calibrated_probabilities(logits, config.task.head, config.temperature, config.vector)
         return np.asarray(values[:, column])
 
     return score
@@ -202,6 +198,7 @@ def measure_faithfulness(
     masks: Sequence[Mask] | NDArray[np.bool_] | None,
     *,
     rng: np.random.Generator,
+    folds: Sequence[int | None] | None = None,
     steps: int = 8,
     tolerance: float = TOLERANCE,
     batch_size: int = 32,
@@ -215,6 +212,7 @@ def measure_faithfulness(
         masks: Their lesions, (H, W) each, none empty; in the images' geometry, which must be the network's. None: the
             pointing game and the mass inside are not measured.
         rng: Of the random maps.
+        folds: Of each image, see `Classifier.of_fold`.
         steps: Of the curves.
         tolerance: See `pointing_hit`.
         batch_size: Pictures at a time.
@@ -228,12 +226,13 @@ def measure_faithfulness(
     classes, curves, places = [], [], []
     names: tuple[str, ...] = ()
     for index, image in enumerate(images):
-        picture, class_name, maps = explaining_maps(classifier, np.asarray(image), rng=rng)
+        own = classifier.of_fold(None if folds is None else folds[index])
+        picture, class_name, maps = explaining_maps(own, np.asarray(image), rng=rng)
         names = tuple(maps)
         classes.append(class_name)
         curves.append(
             faithfulness_curves(
-                picture, list(maps.values()), class_score(classifier, class_name), steps=steps, batch_size=batch_size
+                picture, list(maps.values()), class_score(own, class_name), steps=steps, batch_size=batch_size
             )
         )
         if masks is not None:

@@ -10,21 +10,23 @@ from typing import NamedTuple, Protocol, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from pesi.bundle.card import resave_bundle
 from pesi.bundle.config import BundleConfig, load_bundle
+from pesi.bundle.seen import fold_indices
 from pesi.decide.calibration import calibrated_probabilities
 from pesi.decide.conformal import prediction_sets
-from pesi.decide.novelty import NoveltyStatistics, novelty_score, novelty_verdict
+from pesi.decide.novelty import NoveltyStatistics, novelty_verdict
 from pesi.decide.uncertainty import uncertainty_of
 from pesi.errors import ChoiceError
 from pesi.images.pixels import ImageSource, pixels
 from pesi.images.quality import quality_verdicts
-from pesi.images.transforms import Image, normalise, to_tensor
+from pesi.images.regions import Region
+from pesi.images.transforms import Image
 from pesi.images.views import VIEWS, cut_views
 from pesi.nn.cnn import PesiCNN, PesiMaps
 from pesi.predict.device import torch_device
+from pesi.predict.members import Member, Outputs, mean_maps, novelty_scores, outputs_of
 from pesi.predict.notebook import thumbnail
 from pesi.predict.prediction import Prediction, Refusal, Similar
 from pesi.predict.predictions import Predictor
@@ -34,10 +36,6 @@ from pesi.predict.sharing import Shared
 from pesi.predict.stream import predict_stream
 from pesi.taxonomy import Task
 from pesi.verdict import Verdict
-
-# Pictures a forward pass on a CPU. More is no faster, and needs buffers that are mapped anew in every layer, which can
-# cost more than the arithmetic.
-_CPU_PICTURES = 8
 
 
 class Reference(Protocol):
@@ -53,23 +51,10 @@ class Reference(Protocol):
 
 
 class Picture(NamedTuple):
-    """An image as the network sees it, and the network's maps of it (batch of one)."""
+    """An image as networks see it, and their maps of it (batch of one), averaged over those that see it alike."""
 
     image: Image
     maps: PesiMaps
-
-
-class Outputs(NamedTuple):
-    """What the network gives for N images.
-
-    Attributes:
-        logits: Of every view of every region, (N, R * V, K), before any calibration.
-        features: Pooled features, averaged over the views of the first region, (N, C). A picture that is no dermoscopy
-            is told by the whole of it far better than by a part.
-    """
-
-    logits: NDArray[np.float32]
-    features: NDArray[np.float32]
 
 
 class Reading(NamedTuple):
@@ -79,11 +64,13 @@ class Reading(NamedTuple):
         squares: The bundle's regions, (R, S, S, 3).
         verdicts: What the image-quality gate said; empty where it was left out.
         thumbnail: A small JPEG of what was given in memory; empty for files.
+        fold: Where only the networks of a fold are to answer.
     """
 
     squares: NDArray[np.uint8]
     verdicts: tuple[Verdict, ...]
     thumbnail: bytes
+    fold: int | None = None
 
 
 class Classifier(Predictor, Shared):
@@ -91,8 +78,8 @@ class Classifier(Predictor, Shared):
 
     Args:
         config: The bundle's configuration.
-        network: Its network.
-        novelty: What it knows of novelty; None: pictures of anything are answered.
+        networks: Its networks, one a member of it; or the only one.
+        novelty: What each knows of novelty; None: pictures of anything are answered.
         device: Where to compute, such as "cpu", "cuda" or "mps"; default: a GPU if there is one.
 
     Example:
@@ -107,14 +94,16 @@ class Classifier(Predictor, Shared):
     def __init__(
         self,
         config: BundleConfig,
-        network: PesiCNN,
-        novelty: NoveltyStatistics | None = None,
+        networks: PesiCNN | Sequence[PesiCNN],
+        novelty: NoveltyStatistics | Sequence[NoveltyStatistics | None] | None = None,
         *,
         device: str | None = None,
     ) -> None:
+        networks = (networks,) if isinstance(networks, PesiCNN) else tuple(networks)
         self.config = config
-        self.network = network.eval()
-        self.novelty = novelty
+        self.networks = tuple(network.eval() for network in networks)
+        known = (novelty,) if isinstance(novelty, NoveltyStatistics) else tuple(novelty or ())
+        self.novelty = known or (None,) * len(networks)
         self.task: Task = config.to_task()
         self.to(device)
 
@@ -128,10 +117,28 @@ class Classifier(Predictor, Shared):
             PesiError: There is no such device here.
         """
         self.device = torch_device(device)
-        self.network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.regions = regions_of(self.config.preprocess, device=str(self.device))
+        for network in self.networks:
+            network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        regions: dict[str, Region] = {}
+        looks = [regions_of(member.preprocess, device=str(self.device)) for member in self.config.members]
+        for region in (region for own in looks for region in own):
+            regions.setdefault(region.key, region)
+        keys = list(regions)
+        self.regions = tuple(regions.values())
+        self.members = tuple(
+            Member(config, network, novelty, tuple(keys.index(region.key) for region in own))
+            for config, network, novelty, own in zip(
+                self.config.members, self.networks, self.novelty, looks, strict=True
+            )
+        )
         self.__dict__.pop("_segmenter", None)
+        self._folds: dict[int, Classifier] = {}
         return self
+
+    @property
+    def network(self) -> PesiCNN:
+        """The first network."""
+        return self.networks[0]
 
     @classmethod
     def load(cls, folder: str | Path, *, device: str | None = None) -> Self:
@@ -148,7 +155,7 @@ class Classifier(Predictor, Shared):
         Raises:
             StorageError: The system refused to write.
         """
-        resave_bundle(folder, self.config, self.network, novelty=self.novelty, opened_from=self.folder)
+        resave_bundle(folder, self.config, self.networks, novelty=self.novelty, opened_from=self.folder)
 
     def squares(self, source: ImageSource) -> NDArray[np.uint8]:
         """Decode an image and cut the bundle's regions from it, (R, S, S, 3).
@@ -172,34 +179,69 @@ class Classifier(Predictor, Shared):
         small = b"" if isinstance(source, str | Path) else thumbnail(image)
         return Reading(self._cut(image), self._quality(image) if gates else (), small)
 
-    def outputs(self, squares: Sequence[NDArray[np.uint8]], views: str | None = None) -> Outputs:
-        """Network outputs for the views of N images' regions, each (R, S, S, 3)."""
-        preprocess, network = self.config.preprocess, self.network
-        cuts = self._views(views)
-        if not len(squares):
-            shape = 0, len(self.regions) * len(cuts), network.num_classes
-            return Outputs(np.zeros(shape, np.float32), np.zeros((0, network.num_features), np.float32))
-        pictures = [
-            to_tensor(cut) for image in squares for square in image for cut in cut_views(square, cuts, preprocess.size)
-        ]
-        step = _CPU_PICTURES if self.device.type == "cpu" else len(pictures)
-        with torch.inference_mode():
-            passes = [self._pass(pictures[start : start + step]) for start in range(0, len(pictures), step)]
-        out, features = (np.concatenate(part) for part in zip(*passes, strict=True))
-        count = len(squares)
-        first = features.reshape(count, -1, features.shape[1])[:, : len(cuts)]
-        return Outputs(out.reshape(count, -1, out.shape[1]), first.mean(axis=1))
+    def outputs(
+        self,
+        squares: Sequence[NDArray[np.uint8]],
+        views: str | None = None,
+        folds: Sequence[int | None] | None = None,
+    ) -> Outputs:
+        """What the networks give for the views of N images' regions, each (R, S, S, 3).
 
-    def _pass(self, pictures: Sequence[Tensor]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """One forward pass: logits (N, K) and pooled features (N, C) of pictures (3, S, S)."""
-        preprocess = self.config.preprocess
-        x = normalise(torch.stack(list(pictures)).to(self.device), preprocess.mean, preprocess.std)
-        pooled = self.network.forward_head(self.network.forward_features(x), pre_logits=True)
-        return self.network.classify(pooled).float().cpu().numpy(), pooled.float().cpu().numpy()
+        Args:
+            squares: Of the images.
+            views: A key of `VIEWS`; default the bundle's.
+            folds: Of images that the bundle was trained with, see `folds_of`; default: all networks answer.
+        """
+        return outputs_of(self.members, squares, self._views(views), self.device, folds)
 
-    def logits(self, squares: Sequence[NDArray[np.uint8]], views: str | None = None) -> NDArray[np.float32]:
-        """The logits of `outputs` alone, (N, R * V, K)."""
-        return self.outputs(squares, views).logits
+    def folds_of(self, image_ids: Sequence[str]) -> list[int | None]:
+        """The fold of each image that the bundle was trained with, (N,); None for others, which all networks answer."""
+        return fold_indices(self.config, image_ids)
+
+    def of_fold(self, fold: int | None) -> Classifier:
+        """The classifier of a fold's networks alone, which have not seen its images; None: this one."""
+        if fold is None:
+            return self
+        if fold not in self._folds:
+            own = [index for index, member in enumerate(self.members) if member.config.fold == fold]
+            members = tuple(self.config.members[index].model_copy(update={"fold": None}) for index in own)
+            self._folds[fold] = Classifier(
+                self.config.model_copy(update={"members": members, "folds": ()}),
+                [self.networks[index] for index in own],
+                [self.novelty[index] for index in own],
+                device=str(self.device),
+            )
+        return self._folds[fold]
+
+    def novelty_scores(self, outputs: Outputs) -> NDArray[np.float64] | None:
+        """How strange the images are, (N,), 1: as the mean training image; None where the bundle does not know."""
+        return None if self.config.novelty is None else novelty_scores(outputs, self.novelty)
+
+    def logits(
+        self,
+        squares: Sequence[NDArray[np.uint8]],
+        views: str | None = None,
+        folds: Sequence[int | None] | None = None,
+    ) -> NDArray[np.float32]:
+        """The logits of `outputs` alone, (N, S, K)."""
+        return self.outputs(squares, views, folds).logits
+
+    def picture_logits(self, pictures: Sequence[Image] | NDArray[np.uint8], *, region: int = 0) -> NDArray[np.float32]:
+        """Logits (N, S, K) of pictures as the networks see a region, by all that `look` takes."""
+        return np.stack([member.logits(pictures, self.device) for member in self.looking_at(region)], axis=1)
+
+    def looking_at(self, region: int = 0) -> tuple[Member, ...]:
+        """The networks that look at a region first, and like the first of them: same size of input, same kind.
+
+        Raises:
+            ValueError: No network looks at that region first.
+        """
+        own = [member for member in self.members if member.regions[0] == region]
+        own = own or [member for member in self.members if region in member.regions]
+        if not own:
+            raise ValueError(f"No network looks at region {region}.")
+        alike = own[0].same_pictures
+        return tuple(member for member in own if member.same_pictures == alike)
 
     def view_probabilities(self, logits: NDArray) -> NDArray[np.float64]:
         """Each view's own probabilities, calibrated as the bundle does it, (N, V, K) -> (N, V, K)."""
@@ -270,6 +312,7 @@ class Classifier(Predictor, Shared):
         gates: bool = True,
         reference: Reference | None = None,
         similar: int = 5,
+        held_out: bool = False,
         batch_size: int = 16,
         progress: Callable[[int], None] | None = None,
     ) -> Iterator[Prediction | Refusal]:
@@ -282,6 +325,8 @@ class Classifier(Predictor, Shared):
             gates: As for `predict`.
             reference: Labelled images to look for similar cases in; built with this bundle and these views.
             similar: How many of them.
+            held_out: Whether images that the bundle was trained with, told by their ids, are answered by the networks
+                that have not seen them.
             batch_size: Images (not views) at a time.
             progress: Called with the number of images done after each batch.
         """
@@ -291,34 +336,42 @@ class Classifier(Predictor, Shared):
         def prediction(
             image_id: str, path: str | None, reading: Reading, answer: Outputs, seconds: dict[str, float]
         ) -> Prediction:
-            cases = () if reference is None else reference.nearest(answer.features, similar)
+            cases = () if reference is None else reference.nearest(answer.mean_features[0], similar)
             verdicts = self._verdicts(reading, answer, gates)
             return self.prediction(
-                image_id, path, answer.logits, views, seconds, verdicts, cases, thumbnail=reading.thumbnail
+                image_id, path, answer.logits[0], views, seconds, verdicts, cases, thumbnail=reading.thumbnail
             )
+
+        def read(source: ImageSource, image_id: str) -> Reading:
+            reading = self.read(source, gates=gates)
+            return reading._replace(fold=self.folds_of([image_id])[0]) if held_out else reading
+
+        def answer(readings: Sequence[Reading]) -> list[Outputs]:
+            squares, folds = ([getattr(reading, name) for reading in readings] for name in ("squares", "fold"))
+            return self.outputs(squares, views, folds).each()
 
         return predict_stream(
             paths,
             image_ids,
-            read=lambda source: self.read(source, gates=gates),
-            answer=lambda readings: _each(self.outputs([reading.squares for reading in readings], views)),
+            read=read,
+            answer=answer,
             prediction=prediction,
             batch_size=batch_size,
             progress=progress,
         )
 
     def look(self, source: ImageSource, *, region: int = 0) -> Picture:
-        """One forward pass over a region, unflipped, with its class activation and attention maps.
+        """One forward pass over a region, unflipped, with class activation and attention maps: of every network that
+        looks at it (`looking_at`), averaged.
 
         Args:
             source: See `images.pixels`.
             region: Which of the bundle's regions.
         """
-        preprocess = self.config.preprocess
-        image = cut_views(self.regions[region](pixels(source)), VIEWS["single"], preprocess.size)[0]
-        with torch.inference_mode():
-            x = normalise(to_tensor(image)[None].to(self.device), preprocess.mean, preprocess.std)
-            return Picture(image, self.network.forward_maps(x))
+        members = self.looking_at(region)
+        size = members[0].config.preprocess.size
+        image = cut_views(self.regions[region](pixels(source)), VIEWS["single"], size)[0]
+        return Picture(image, mean_maps([member.maps(image, self.device) for member in members]))
 
     def _cut(self, image: Image) -> NDArray[np.uint8]:
         return np.stack([region(image) for region in self.regions])
@@ -335,18 +388,13 @@ class Classifier(Predictor, Shared):
 
     def _verdicts(self, reading: Reading, answer: Outputs, gates: bool) -> tuple[Verdict, ...]:
         """What the gates say of one image."""
-        if not gates or self.novelty is None or self.config.novelty is None:
+        scores = self.novelty_scores(answer) if gates else None
+        if scores is None or self.config.novelty is None:
             return reading.verdicts
-        score = float(novelty_score(answer.features[None], self.novelty)[0])
-        return (*reading.verdicts, novelty_verdict(score, self.config.novelty))
+        return (*reading.verdicts, novelty_verdict(float(scores[0]), self.config.novelty))
 
     def _views(self, name: str | None) -> tuple:
         name = name or self.config.views
         if name not in VIEWS:
             raise ChoiceError("views", name, VIEWS)
         return VIEWS[name]
-
-
-def _each(outputs: Outputs) -> list[Outputs]:
-    """The outputs of a batch, an image each: logits (V, K), features (C,)."""
-    return [Outputs(logits, features) for logits, features in zip(outputs.logits, outputs.features, strict=True)]

@@ -141,7 +141,7 @@ class Ensemble:
         return predict_stream(
             paths,
             image_ids,
-            read=self.squares,
+            read=lambda source, image_id: self.squares(source),
             answer=lambda squares: self.combine(squares, views),
             prediction=lambda image_id, path, _, answer, seconds: ensemble_prediction(
                 self, image_id, path, answer, views, seconds

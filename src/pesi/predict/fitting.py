@@ -1,4 +1,4 @@
-"""What turns a network's outputs into answers, fitted on labelled images that did not train it.
+"""What turns networks' outputs into answers, fitted on labelled images that did not train them.
 
 Calibration, thresholds, triage, prediction sets and the novelty threshold: all that a bundle's config holds besides the
 network and how to feed it. A run fits them when it ends; `pesi calibrate` fits them again on a user's own images.
@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pesi.bundle.config import BundleConfig, FittedOn
+from pesi.bundle.config import BundleConfig, IdList
 from pesi.bundle.seen import packed_ids
 from pesi.datasets.splits import id_hash
 from pesi.decide.calibration import (
@@ -26,7 +26,8 @@ from pesi.decide.novelty import FEWEST_HELD_OUT, NoveltyStatistics, fit_novelty,
 from pesi.decide.operating import Threshold, operating_points
 from pesi.decide.triage import TriageRule, fit_triage
 from pesi.errors import DataError
-from pesi.predict.classifier import Classifier, Outputs
+from pesi.predict.classifier import Classifier
+from pesi.predict.members import Outputs, novelty_scores
 
 Calibration = Literal["temperature", "vector"]
 
@@ -35,10 +36,10 @@ NOVELTY_IMAGES = 2500  # training images whose features tell what is not new; fe
 
 
 class Decisions(NamedTuple):
-    """A bundle's config with everything fitted, and the novelty statistics that its threshold is about."""
+    """A bundle's config with everything fitted, and the networks' novelty statistics that its threshold is about."""
 
     config: BundleConfig
-    novelty: NoveltyStatistics | None
+    novelty: tuple[NoveltyStatistics | None, ...]
 
 
 def network_outputs(
@@ -46,22 +47,25 @@ def network_outputs(
     squares: Callable[[int], NDArray[np.uint8]],
     count: int,
     *,
+    folds: Sequence[int | None] | None = None,
     progress: Callable[[int, int], None] | None = None,
     batch_size: int = 16,
 ) -> Outputs:
-    """What a classifier's network gives for many images, a batch at a time.
+    """What a classifier's networks give for many images, a batch at a time.
 
     Args:
-        classifier: Whose network.
+        classifier: Whose networks.
         squares: Gives the regions of image i, (R, S, S, 3).
         count: How many images, at least 1.
+        folds: Of each image, see `Classifier.outputs`.
         progress: Called with (done, total).
         batch_size: Images at a time.
     """
     batches = []
     for start in range(0, count, batch_size):
         end = min(start + batch_size, count)
-        batches.append(classifier.outputs([squares(i) for i in range(start, end)]))
+        own = None if folds is None else folds[start:end]
+        batches.append(classifier.outputs([squares(i) for i in range(start, end)], folds=own))
         if progress:
             progress(end, count)
     return Outputs(*(np.concatenate(parts) for parts in zip(*batches, strict=True)))
@@ -77,23 +81,23 @@ def fit_decisions(
     calibration: Calibration = "temperature",
     rule: TriageRule | None = None,
     training_features: NDArray[np.float32] | None = None,
-    novelty: NoveltyStatistics | None = None,
+    novelty: Sequence[NoveltyStatistics | None] = (),
     seed: int = 0,
     groups: NDArray | None = None,
 ) -> Decisions:
     """The config with calibration, thresholds, triage, prediction sets and novelty threshold set on labelled images.
 
     Args:
-        config: What the network is.
-        outputs: What the network gives for images that did not train it.
+        config: What the networks are.
+        outputs: What they give for images that did not train them.
         classes: The truth, the index of the task's class, (N,).
         image_ids: Of the images, (N,); their hashes are kept, so that nobody takes them for unseen ones.
         on: What the images were, for the record.
         calibration: `temperature`, or `vector` (a weight and a bias a class; needs more images).
         rule: The triage levels wanted, and what they promise; default: that of `TriageRule`.
-        training_features: Pooled features of images that trained the network, (M, C): what is not new to it. None:
-            the statistics are kept as they are.
-        novelty: The bundle's own statistics, if it has any.
+        training_features: Pooled features of images that trained the networks, (n, M, C): what is not new to them.
+            None: the statistics are kept as they are.
+        novelty: The networks' own statistics, if there are any.
         seed: Of the thresholds' bootstrap intervals.
         groups: Patient or lesion of each image, (N,) (`repeated_groups`), which these intervals draw as a whole.
 
@@ -126,8 +130,14 @@ def fit_decisions(
         conformal += [found] if found is not None else []
     known = config.novelty
     if len(classes) >= FEWEST_HELD_OUT:  # fewer set no threshold: what the bundle has stays
-        novelty = novelty if training_features is None else fit_novelty(training_features)
-        known = None if novelty is None else novelty_config(novelty, {on: outputs.features})
+        if training_features is not None:
+            novelty = [
+                fit_novelty(training_features[:, index]) if whole else None
+                for index, whole in enumerate(told_by(config))
+            ]
+        strange, some = novelty_scores(outputs, novelty), [each for each in novelty if each is not None]
+        widest = max(some, key=lambda each: each.basis.shape[1]) if some else None
+        known = None if widest is None or strange is None else novelty_config(widest, {on: strange})
     return Decisions(
         config.model_copy(
             update={
@@ -137,8 +147,19 @@ def fit_decisions(
                 "triage": triage,
                 "conformal": tuple(conformal),
                 "novelty": known,
-                "fitted_on": FittedOn(count=len(image_ids), sha256=id_hash(image_ids), ids=packed_ids(image_ids)),
+                "fitted_on": id_list(image_ids),
             }
         ),
-        novelty,
+        tuple(novelty),
     )
+
+
+def id_list(image_ids: Sequence[str]) -> IdList:
+    """Images as a bundle's config names them."""
+    return IdList(count=len(image_ids), sha256=id_hash(image_ids), ids=packed_ids(image_ids))
+
+
+def told_by(config: BundleConfig) -> list[bool]:
+    """Which networks tell what is new: those that look at the whole picture first; all, where none does."""
+    whole = [member.preprocess.regions[0] == "image" for member in config.members]
+    return whole if any(whole) else [True] * len(whole)

@@ -93,7 +93,7 @@ class ReferenceSet:
         """The k most similar images, the most similar first; fewer where the set has no more.
 
         Args:
-            features: Pooled features of one image by the same bundle, (C,).
+            features: Pooled features of one image by the same bundle (`Outputs.mean_features`), (C,).
             k: How many.
             without_image: Leave out the image of this id and all of its lesion, where that is known.
             without_lesion: Leave out every image of this lesion.
@@ -158,12 +158,13 @@ class ReferenceSet:
             ImageError: The image is refused.
         """
         self.check_bundle(classifier, self.config.views)
-        features = classifier.outputs([classifier.squares(source)], self.config.views).features[0]
+        features = classifier.outputs([classifier.squares(source)], self.config.views).mean_features[0]
         return self.nearest(features, k, without_image=without_image)
 
 
 def _looks(classifier: Classifier) -> str:
-    return hashlib.sha256(classifier.config.preprocess.model_dump_json().encode()).hexdigest()[:16]
+    fed = "".join(member.preprocess.model_dump_json() for member in classifier.config.members)
+    return hashlib.sha256(fed.encode()).hexdigest()[:16]
 
 
 def unit_rows(features: NDArray[np.floating]) -> NDArray[np.float32]:
@@ -215,7 +216,7 @@ def build_reference(
                 ReferenceCase(image_id=str(image_id), diagnosis=str(diagnosis), path=str(path), lesion_id=lesion)
             )
         if squares:
-            features.append(classifier.outputs(squares).features)
+            features.append(classifier.outputs(squares).mean_features)
         if progress:
             progress(min(start + batch_size, len(rows)), len(rows))
     if not cases:

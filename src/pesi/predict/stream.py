@@ -24,7 +24,7 @@ def predict_stream(
     sources: Iterable[ImageSource],
     image_ids: Iterable[str] | None,
     *,
-    read: Callable[[ImageSource], Read],
+    read: Callable[[ImageSource, str], Read],
     answer: Callable[[Sequence[Read]], Sequence[Answer]],
     prediction: Callable[[str, str | None, Read, Answer, Seconds], Prediction],
     batch_size: int = 16,
@@ -35,7 +35,7 @@ def predict_stream(
     Args:
         sources: Images.
         image_ids: Their ids; None: see `sources.with_ids`.
-        read: Decodes an image; raises ImageError to refuse it.
+        read: Decodes an image, given with its id; raises ImageError to refuse it.
         answer: What the network says of a batch, an answer an image.
         prediction: Makes a Prediction of image id, path, what was read, what was answered, and seconds an image.
         batch_size: Images at a time.
@@ -45,9 +45,10 @@ def predict_stream(
         ValueError: There are more or fewer ids than images.
     """
 
-    def attempt(source: ImageSource) -> Read | ImageError:
+    def attempt(named: tuple[ImageSource, str]) -> Read | ImageError:
+        source, image_id = named
         try:
-            return read(source)
+            return read(source, image_id)
         except ImageError as error:
             return error
         except (MemoryError, cv2.error) as error:  # OpenCV's own way to say that memory is short
@@ -63,7 +64,7 @@ def predict_stream(
     with ThreadPoolExecutor(2) as pool:
         while batch := list(islice(named, batch_size)):
             began = time.perf_counter()
-            readings = list(pool.map(attempt, [source for source, _ in batch]))
+            readings = list(pool.map(attempt, batch))
             good = [reading for reading in readings if not isinstance(reading, ImageError)]
             done = time.perf_counter()
             answers = iter(answer(good) if good else ())

@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pesi.bundle.card import model_card
-from pesi.bundle.config import BundleConfig, NetworkConfig, PreprocessConfig, save_bundle, task_config
+from pesi.bundle.config import BundleConfig, MemberConfig, NetworkConfig, PreprocessConfig, save_bundle, task_config
 from pesi.datasets.labels import refuse_senseless
 from pesi.datasets.splits import repeated_groups
 from pesi.decide.calibration import calibrated_probabilities
@@ -105,13 +105,16 @@ class ClassifierRun(Run[Recipe]):
         self.load_trained(network)
         if recipe.weights == "float16":  # calibrated and scored as they will be stored
             network.half().float()
-        config = BundleConfig(
-            name=recipe.name,
+        member = MemberConfig(
             network=NetworkConfig(
                 name=recipe.network.name, num_classes=len(self.outputs), options=recipe.network.options()
             ),
-            task=task_config(self.task, recipe.loss.head),
             preprocess=preprocess_config(recipe.picture, recipe.looks_at),
+        )
+        config = BundleConfig(
+            name=recipe.name,
+            members=(member,),
+            task=task_config(self.task, recipe.loss.head),
             views=recipe.views,
             licence=recipe.licence,
             provenance=self.provenance(),
@@ -136,7 +139,7 @@ class ClassifierRun(Run[Recipe]):
         predictions.insert(0, "image_id", records["image_id"].to_numpy())
         write_text(self.folder / "predictions" / "val.csv", predictions.to_csv(index=False))
         config = save_bundle(
-            self.folder / "bundle", config, network, card=model_card(config), keep=recipe.weights, novelty=novelty
+            self.folder / "bundle", config, [network], card=model_card(config), keep=recipe.weights, novelty=novelty
         )
         return config.bundle_id, f"temperature {config.temperature.value:.3f}"
 

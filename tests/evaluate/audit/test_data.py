@@ -101,7 +101,7 @@ def test_a_lesions_box_is_cut_from_the_file_as_in_prediction(tiny_run, tmp_path)
         rows.append({"image_id": str(index), "path": path, "source": "made", "diagnosis": ["MEL", "NV"][index % 2]})
     whole = Classifier.load(tiny_run / "bundle", device="cpu")
     preprocess = whole.config.preprocess.model_copy(update={"regions": ("lesion",)})
-    lesion = Classifier(whole.config.model_copy(update={"preprocess": preprocess}), whole.network, device="cpu")
+    lesion = Classifier(whole.config.with_preprocess(preprocess), whole.network, device="cpu")
     data = read_audit_data(lesion, record_table(rows), "made")
     for index, row in enumerate(rows):
         predicted = lesion.predict(row["path"], gates=False).probabilities

@@ -30,7 +30,7 @@ def correction_section(
         progress(f"corrections on {data.name}", number, len(CORRECTIONS))
         off = tuple(each for each in trained_with if each != name)
         answers = [
-            single_view_probabilities(with_corrections(classifier, corrections), data.images)
+            single_view_probabilities(with_corrections(classifier, corrections), data.images, data.made_fold)
             for corrections in (off, (*off, name))
         ]
         rng = np.random.default_rng([options.seed, number])
@@ -50,7 +50,11 @@ def correction_section(
 
 
 def with_corrections(classifier: Classifier, corrections: tuple[CorrectionName, ...]) -> Classifier:
-    """The same network behind other corrections."""
-    preprocess = classifier.config.preprocess.model_copy(update={"corrections": corrections})
-    config = classifier.config.model_copy(update={"preprocess": preprocess})
-    return Classifier(config, classifier.network, device=str(classifier.device))
+    """The same networks behind other corrections."""
+    config, update = classifier.config, {"corrections": corrections}
+    members = tuple(
+        member.model_copy(update={"preprocess": member.preprocess.model_copy(update=update)})
+        for member in config.members
+    )
+    changed = config.model_copy(update={"members": members})
+    return Classifier(changed, classifier.networks, device=str(classifier.device))

@@ -61,8 +61,10 @@ class AuditData:
             lesion is then cut from this square, not from the larger file.
         masks: Lesion masks in the same squares, (N, S, S) bool; all False where there is none.
         has_mask: Which images have one, (N,).
-        logits: Of all views, (N, V, K), before any calibration.
-        features: Pooled features, averaged over the views of the bundle's first region, (N, C).
+        logits: Of all views, (N, S, K), as `Outputs.logits`.
+        features: Pooled features, (N, C), see `Outputs.mean_features`.
+        made_fold: The fold of the bundle in which each image is, whose networks alone answer it, (N,); -1: in none.
+        novelty: How strange each image is, (N,); None where the bundle does not know.
         probabilities: Calibrated as the bundle does it, (N, K), columns `classifier.config.outputs`.
         fitted_on: Whether the bundle's calibration, thresholds and the rest were set on these images, or on some of
             them.
@@ -79,6 +81,8 @@ class AuditData:
     logits: Floats = field(repr=False)
     features: NDArray[np.float32] = field(repr=False)
     probabilities: Floats = field(repr=False)
+    made_fold: NDArray[np.int64] = field(repr=False)
+    novelty: Floats | None = field(repr=False, default=None)
     fitted_on: bool = False
     chose_epoch: bool = False
 
@@ -241,10 +245,12 @@ def read_audit_data(
         )
         masks[index] = mask > LESION_ABOVE
     has_mask = has_mask & masks.any((1, 2))
+    made = classifier.folds_of(list(kept["image_id"]))
     outputs = network_outputs(
         classifier,
         lambda i: np.stack([region[i] for region in regions]),
         len(classes),
+        folds=made,
         progress=lambda done, total: progress(f"predicting {name}", done, total),
     )
     logits, config = outputs.logits.astype(np.float64), classifier.config
@@ -257,8 +263,10 @@ def read_audit_data(
         masks,
         has_mask,
         logits,
-        outputs.features,
+        outputs.mean_features,
         calibrated_probabilities(logits, config.task.head, config.temperature, config.vector),
+        np.array([-1 if fold is None else fold for fold in made], np.int64),
+        classifier.novelty_scores(outputs),
         fitted_on,
         chose_epoch,
     )

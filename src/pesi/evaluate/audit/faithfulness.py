@@ -78,6 +78,7 @@ def faithfulness_section(
         part.images,
         part.masks if masked else None,
         rng=np.random.default_rng(options.seed),
+        folds=[None if fold < 0 else int(fold) for fold in part.made_fold],
         steps=steps,
         progress=lambda done, total: progress(f"deleting and inserting pixels of {data.name}", done, total),
     )

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
-from pesi.decide.novelty import NoveltyStatistics, novelty_score
 from pesi.evaluate import figures
 from pesi.evaluate.audit.data import AuditData, AuditOptions, Progress, silent
 from pesi.evaluate.audit.section import Section
@@ -33,15 +32,13 @@ def novelty_section(
     data: AuditData, classifier: Classifier, *, options: AuditOptions, progress: Progress = silent
 ) -> Section:
     """How the bundle's novelty score and threshold tell these images from pictures that are no dermoscopy."""
-    statistics = getattr(classifier, "novelty", None)
-    config = getattr(classifier.config, "novelty", None)
-    if statistics is None or config is None:
+    config = classifier.config.novelty
+    if data.novelty is None or config is None:
         return Section("novelty", data, options, {"available": False, "images": len(data)})
     families = outliers(_PICTURES, rng=np.random.default_rng(options.seed))
     return section_of_novelty(
         data,
         classifier,
-        statistics,
         threshold=config.threshold,
         how=config.how,
         families=families,
@@ -53,7 +50,6 @@ def novelty_section(
 def section_of_novelty(
     data: AuditData,
     classifier: Classifier,
-    statistics: NoveltyStatistics,
     *,
     threshold: float,
     how: str,
@@ -61,20 +57,20 @@ def section_of_novelty(
     options: AuditOptions,
     progress: Progress = silent,
 ) -> Section:
-    """The section from given statistics.
+    """The section for a given threshold.
 
     Args:
-        data: Dermoscopy images.
-        classifier: Gives the outliers' features.
-        statistics: Of its training images.
+        data: Dermoscopy images, with their scores.
+        classifier: Gives those of the outliers.
         threshold: Above it a picture is refused.
         how: How the threshold was set.
         families: Outliers: family -> pictures.
         options: Replicates and seed.
         progress: Told what is done.
     """
-    strange, strange_energy = _scores(classifier, statistics, families, progress)
-    own = novelty_score(data.features, statistics)
+    assert data.novelty is not None
+    strange, strange_energy = _scores(classifier, families, progress)
+    own = data.novelty
     rng = np.random.default_rng(options.seed)
     drawing: Any = {"replicates": options.replicates, "rng": rng, "groups": data.groups}
     result = novelty_result(own, strange, threshold, **drawing)
@@ -103,13 +99,15 @@ def section_of_novelty(
 
 
 def _scores(
-    classifier: Classifier, statistics: NoveltyStatistics, families: Families, progress: Progress
+    classifier: Classifier, families: Families, progress: Progress
 ) -> tuple[dict[str, Floats], dict[str, Floats]]:
     """Novelty and energy of each family's pictures."""
     novelty, energies = {}, {}
     for done, (name, pictures) in enumerate(families.items(), 1):
         out = classifier.outputs([classifier.squares(picture) for picture in pictures])
-        novelty[name], energies[name] = novelty_score(out.features, statistics), energy(out.logits)
+        scores = classifier.novelty_scores(out)
+        assert scores is not None
+        novelty[name], energies[name] = scores, energy(out.logits)
         progress("predicting what is no dermoscopy", done, len(families))
     return novelty, energies
 

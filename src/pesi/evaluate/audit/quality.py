@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pesi.errors import ImageError
 from pesi.evaluate import figures
+from pesi.evaluate.answer_change import single_view_probabilities
 from pesi.evaluate.audit.data import AuditData, AuditOptions, Progress, silent
 from pesi.evaluate.audit.section import Section
 from pesi.images.quality import QualityConfig, judge_quality
@@ -101,12 +102,12 @@ def _degraded(
 ) -> list[dict[str, Any]]:
     """For each degradation and strength: shares refused and warned, AUC of those that pass, and its fall."""
     steps = [(name, strength) for name, (_, strengths, _) in DEGRADATIONS.items() for strength in strengths]
-    plain = _probabilities(classifier, [np.asarray(image) for image in data.images])
+    plain = _probabilities(classifier, [np.asarray(image) for image in data.images], data.made_fold)
     rows = []
     for done, (name, strength) in enumerate(steps, 1):
         copies = [DEGRADATIONS[name][2](np.asarray(image), strength) for image in data.images]
         levels = np.array([_worst(judge_quality(_measured(copy, name, data), config=config)) for copy in copies])
-        poor = _probabilities(classifier, copies)
+        poor = _probabilities(classifier, copies, data.made_fold)
         passed = levels != "refuse"
         rows.append(
             {
@@ -129,13 +130,9 @@ def _measured(copy: Image, name: str, data: AuditData) -> QualityMeasures:
     return measures if name == "smaller" else measures._replace(short_side=10**6)
 
 
-def _probabilities(classifier: Classifier, images: list[Image]) -> Floats:
+def _probabilities(classifier: Classifier, images: list[Image], made_fold: NDArray[np.int64]) -> Floats:
     """Of one view of each region, calibrated as the bundle does it, (N, K)."""
-    parts = [
-        classifier.logits([classifier.squares(image) for image in images[start : start + 16]], "single")
-        for start in range(0, len(images), 16)
-    ]
-    return np.asarray(classifier.view_probabilities(np.concatenate(parts)).mean(axis=1))
+    return single_view_probabilities(classifier, images, made_fold)
 
 
 def _areas(

@@ -50,6 +50,7 @@ def stress_section(
         seed=options.seed,
         replicates=options.replicates,
         groups=chosen.groups,
+        made_fold=chosen.made_fold,
         progress=progress,
     )
     answered = {r.perturbation: r.answers for r in results if r.answers is not None}

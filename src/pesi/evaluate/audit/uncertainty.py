@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from scipy.special import logit
 
 from pesi.decide.conformal import ConformalConfig, fit_conformal, prediction_sets
-from pesi.decide.novelty import novelty_score
 from pesi.decide.uncertainty import entropy, entropy_split, sample_spread
 from pesi.evaluate import figures
 from pesi.evaluate.audit.data import AuditData, AuditOptions, Progress, silent
@@ -156,8 +155,8 @@ def uncertainty_section(
             has one.
         conformal: Prediction sets to measure where `data` did not set them; None: the bundle's own.
     """
-    if scores is None and classifier.novelty is not None:
-        scores = {"familiarity (novelty negated)": -novelty_score(data.features, classifier.novelty)}
+    if scores is None and data.novelty is not None:
+        scores = {"familiarity (novelty negated)": -data.novelty}
     conformal = classifier.config.conformal if conformal is None else conformal
     head = classifier.config.task.head
     names = classifier.config.outputs
