@@ -78,7 +78,7 @@ def aspects(squeezed: Path, sharper: Path) -> dict[str, tuple[float, bool]]:
     for path in tqdm(files, unit="image", desc="aspects", disable=not sys.stderr.isatty()):
         other = sharper / path.relative_to(squeezed)
         if other.is_file():
-            known[path.stem] = aspect_of(cv2.imread(str(path)), cv2.imread(str(other)))
+            known[path.stem] = aspect_of(_read(path), _read(other))
     if not known:
         raise PesiError(f"{sharper} has none of the images.", "Give the folder of ISIC 2017's 512 px copies.")
     numbers = np.array([int(name.partition("_")[2]) for name in known])
@@ -110,13 +110,13 @@ def write_level(squeezed: Path, sharper: Path, out: Path) -> None:
         ):
             aspect, paired = found[path.stem]
             source = sharper if paired else squeezed
-            picture = cv2.imread(str(source / path.relative_to(squeezed)))
+            picture = _read(source / path.relative_to(squeezed))
             level = levelled(picture, aspect) if paired else centre_of(picture, aspect)
             _write(out / path.relative_to(squeezed), level, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
             name = Path("masks") / f"{path.stem}_segmentation.png"
             if (source / name).is_file():
-                mask = cv2.imread(str(source / name), cv2.IMREAD_GRAYSCALE)
-                small = cv2.resize(mask, (SIDE, SIDE), interpolation=cv2.INTER_NEAREST)
+                mask = _read(source / name, cv2.IMREAD_GRAYSCALE)
+                small = np.asarray(cv2.resize(mask, (SIDE, SIDE), interpolation=cv2.INTER_NEAREST), np.uint8)
                 _write(out / name, small if paired else centre_of(mask, aspect, nearest=True), [])
     for path in sorted(squeezed.iterdir()):
         if path.is_file():
@@ -126,6 +126,13 @@ def write_level(squeezed: Path, sharper: Path, out: Path) -> None:
     rows.writerow(["image_id", "aspect", "paired"])
     rows.writerows([name, f"{aspect:.3f}", int(paired)] for name, (aspect, paired) in sorted(found.items()))
     write_text(out / "aspects.csv", table.getvalue())
+
+
+def _read(path: Path, how: int = cv2.IMREAD_COLOR) -> Picture:
+    picture = cv2.imread(str(path), how)
+    if picture is None:
+        raise PesiError(f"{path} cannot be read.", "Copy the data set again.")
+    return np.asarray(picture, np.uint8)
 
 
 def _write(path: Path, picture: Picture, options: list[int]) -> None:
