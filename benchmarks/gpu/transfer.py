@@ -41,12 +41,10 @@ def part_size() -> int:
     Raises:
         TransferError: Next to nothing.
     """
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=REPOSITORY,
-        capture_output=True,
-        check=True,
-    )
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=REPOSITORY, capture_output=True, check=False)
+    if listed.returncode:
+        raise TransferError(f"{REPOSITORY} is no git repository, so what travels with a call is not known: --part-mb.")
     paths = [REPOSITORY / name for name in listed.stdout.decode().split("\0") if name]
     tree = sum(path.stat().st_size for path in paths if path.is_file())
     if tree > TREE - 4 * SPARE:

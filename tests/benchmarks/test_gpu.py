@@ -203,6 +203,53 @@ def test_archives_stay_small_and_what_has_no_room_waits(
     assert not any(results.waits(job, work) for job in jobs)
 
 
+def test_a_row_is_begun_where_it_can_be_finished(tmp_path: Path, table: tables.Table) -> None:
+    (tmp_path / "data" / "here").mkdir(parents=True)
+    rows = {row.name: row for row in table.rows()}
+
+    def job(name: str, seconds: float, **entry: str) -> train_queue.Job:
+        wanted = train_queue.Entry.model_validate({"table": "t", "data": "here", "seconds": seconds} | entry)
+        return train_queue.Job(wanted, table, rows[name])
+
+    first, other, long = job("none-s0-fold0", 40), job("none-s0-fold1", 40), job("spatial-s0-fold0", 4000)
+    elsewhere = job("sigmoid-s0-fold0", 1, data="there")
+    after = job("sigmoid-s0-fold1", 1, pretrained="made/table/none-s0-fold0")
+    jobs = [first, long, elsewhere, after, other]
+    shop = train_queue.Shop(jobs, Namespace(root=tmp_path), time.monotonic() + 1000)
+    assert list(shop.startable()) == [first, other]
+    assert (shop.lacks(elsewhere), shop.lacks(after)) == ("there", "made/table/none-s0-fold0")
+    network = tmp_path / "runs" / "made" / "table" / "none-s0-fold0" / "bundle" / "model.safetensors"
+    network.parent.mkdir(parents=True)
+    network.touch()
+    first.done, shop.measured[(table.name, "none")], shop.guessed = True, 1200.0, (40.0, 8.0)
+    assert list(shop.startable()) == [long, after]  # guesses were five times too long, `none` takes too long
+    assert (shop.expected(other), shop.expected(long)) == (1200, 800)
+    long.failed = True
+    assert list(shop.startable()) == [after]
+
+
+def test_what_cannot_be_taken_home_is_told(tmp_path: Path) -> None:
+    archive = tmp_path / "rows.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("rows/made/gone/none-s0-fold0.csv", "image_id\n")
+    with pytest.raises(transfer.TransferError, match="holds rows of made/gone"):
+        transfer.unpack([archive], tables=tmp_path, work=tmp_path)
+    archive.write_bytes(archive.read_bytes()[:-8])
+    with pytest.raises(transfer.TransferError, match="cannot be read"):
+        transfer.unpack([archive], tables=tmp_path, work=tmp_path)
+
+
+def test_a_part_has_room_beside_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=BENCHMARKS, capture_output=True, text=True)
+    if tracked.returncode:
+        pytest.skip("no repository")
+    whole = sum((BENCHMARKS / name).stat().st_size for name in tracked.stdout.split("\0") if name)
+    assert transfer.part_size() <= transfer.TREE - whole
+    monkeypatch.setattr(transfer, "TREE", whole)
+    with pytest.raises(transfer.TransferError, match="The repository's own files"):
+        transfer.part_size()
+
+
 def machine(tmp_path: Path) -> Path:
     """A fresh folder with only what travels: the sources, the benchmarks, a made-up table, and a pack, installed."""
     there = tmp_path / "there"
