@@ -108,6 +108,28 @@ def with_train_and_val(
     return divided.assign(diagnosis=diagnosis)
 
 
+def fold_table(records: pd.DataFrame, count: int, *, seed: int, near_duplicates: bool, progress: bool) -> pd.DataFrame:
+    """A fold for each image: columns image_id, fold, group; a patient's, lesion's and near-duplicates' in one.
+
+    Args:
+        records: A record table; each image has a diagnosis.
+        count: Folds.
+        seed: Of the division.
+        near_duplicates: Whether near-duplicates are found and kept together, as patients and lesions are.
+        progress: Whether to show a bar on stderr.
+
+    Raises:
+        ImageError: An image cannot be read.
+        DataError: There are fewer patients or lesions, or images of every diagnosis, than folds.
+    """
+    from pesi.datasets.duplicates import clusters
+    from pesi.datasets.splits import folds, group_ids
+
+    cluster_of = clusters(records, near_duplicate_pairs(records, progress=progress)) if near_duplicates else None
+    fold = folds(records, k=count, seed=seed, clusters=cluster_of).astype(int)
+    return records[["image_id"]].assign(fold=fold, group=group_ids(records, cluster_of))
+
+
 def near_duplicate_pairs(records: pd.DataFrame, against: pd.DataFrame | None = None, *, progress: bool) -> pd.DataFrame:
     """`pesi.datasets.duplicates.near_duplicates` with a bar."""
     from pesi.datasets.duplicates import near_duplicates

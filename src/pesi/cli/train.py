@@ -17,6 +17,7 @@ from pesi.cli.divide import (
     NearDuplicatesOption,
     SkipMissingOption,
     SkipOtherDiagnosesOption,
+    fold_table,
     read_records,
     say,
     training_records,
@@ -25,6 +26,8 @@ from pesi.cli.divide import (
 from pesi.taxonomy import TASK_NAMES
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from pesi.evaluate.segmentation import SegmentationEvaluation
     from pesi.train.folder import RunSettings
 
@@ -60,6 +63,17 @@ def train(
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The run folder. Default: runs/RECIPE-DATE.")] = None,
+    folds: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            help="Train so many times, each with another part held out; the bundle holds all networks, and what it "
+            "decides by is set on what they say of the images that they have not seen. Needs no validation images.",
+        ),
+    ] = None,
+    members: Annotated[
+        int | None, typer.Option(min=1, help="Networks a fold. Default: as many as the recipe names members, or one.")
+    ] = None,
     exclude: Annotated[
         Path | None,
         typer.Option(help="A text file of image ids, one a line, that are never trained with: copies of test images."),
@@ -98,6 +112,8 @@ def train(
 
         pesi train my-recipe.toml --data photos/ --out runs/mine
 
+        pesi train isic2017-lite0 --data photos/ --folds 5 --out runs/mine
+
         pesi train --resume runs/mine
     """
     if (recipe is None) == (resume is None):
@@ -106,7 +122,10 @@ def train(
         raise typer.BadParameter("Name the images: --data DIR.")
     if resume is not None:
         refuse_with_resume(ctx)
+    if members is not None and folds is None and resume is None:
+        raise typer.BadParameter("--members goes with --folds.")
     from pesi.train.folder import RunSettings, kept_once_trained, read_asked
+    from pesi.train.folds import KIND, run_folds
     from pesi.train.run import run_training
 
     # The trainer starts its further processes by this same command line: they join the run that the first one made.
@@ -114,6 +133,7 @@ def train(
     folder = resume or Path(joined or out or f"runs/{Path(str(recipe)).stem}-{datetime.now():%Y%m%d-%H%M%S}")
     new = resume is None and not joined
     kind = str(ctx.obj or "classifier") if new else read_asked(folder)["kind"]
+    show = progress and sys.stderr.isatty()
     with kept_once_trained(folder) if new else nullcontext():
         if new:
             settings = RunSettings(
@@ -127,13 +147,19 @@ def train(
                 cache_dir=str(cache) if cache else None,
             )
             read = (skip_missing, skip_other_diagnoses)
-            _start(kind, str(recipe), set_ or [], folder, settings, exclude, near_duplicates, progress, read)
-        os.environ[_JOIN] = str(folder)
-        try:
-            result = run_training(folder, say=say, show_progress=progress and sys.stderr.isatty())
-        finally:
-            os.environ.pop(_JOIN, None)
-    if result and kind == "segmenter":
+            divided = (folds, members, near_duplicates)
+            _start(kind, str(recipe), set_ or [], folder, settings, exclude, divided, progress, read)
+        if kind == KIND or folds is not None:
+            result, kind = run_folds(folder, say=say, show_progress=show), KIND
+        else:
+            os.environ[_JOIN] = str(folder)
+            try:
+                result = run_training(folder, say=say, show_progress=show)
+            finally:
+                os.environ.pop(_JOIN, None)
+    if result and kind == KIND:
+        score_folds(folder)
+    elif result and kind == "segmenter":
         score_segmenter_run(folder)
     elif result:
         score_run(folder)
@@ -173,13 +199,13 @@ def _start(
     folder: Path,
     settings: RunSettings,
     exclude: Path | None,
-    near_duplicates: bool,
+    divided: tuple[int | None, int | None, bool],
     progress: bool,
     read: tuple[bool, bool],
 ) -> None:
-    from pesi.datasets.splits import read_ids
     from pesi.taxonomy import task_of
     from pesi.train.folder import check_new_run, weights_file
+    from pesi.train.folds import start_folds
     from pesi.train.recipe import Recipe
     from pesi.train.run import start_run
     from pesi.train.segmenter_recipe import SegmenterRecipe
@@ -190,9 +216,17 @@ def _start(
     check_accelerator(settings.accelerator, settings.devices)
     weights_file(resolved, settings)
     skip_missing, skip_other_diagnoses = read
+    folds, members, near_duplicates = divided
     records = read_records(settings.data, settings.dataset, skip_missing)
     if isinstance(resolved, Recipe):
         records = training_records(records, resolved.task, skip_other_diagnoses)
+    if folds is not None and isinstance(resolved, Recipe):
+        records = records[(records["split"] != "test") & records["diagnosis"].notna()].reset_index(drop=True)
+        records = _without(records, exclude, ("train", "val", None))
+        table = fold_table(records, folds, seed=resolved.seed, near_duplicates=near_duplicates, progress=progress)
+        of_folds = task_of(resolved.task, records["diagnosis"])
+        start_folds(resolved, records, table, folder, settings, of_folds, members=members)
+        return
     records = with_train_and_val(
         records,
         val=resolved.val_share,
@@ -201,17 +235,54 @@ def _start(
         progress=progress,
         masked=kind == "segmenter",
     )
-    if exclude is not None:
-        ids = read_ids(exclude)
-        unknown = len(ids - set(records["image_id"]))
-        if unknown:
-            say(f"{unknown} of the {len(ids)} ids in {exclude.name} are not among the data's images.")
-        excluded = records["image_id"].isin(ids) & (records["split"] == "train")
-        say(f"{int(excluded.sum())} training images are left out ({exclude.name}).")
-        records = records[~excluded]
+    records = _without(records, exclude, ("train",))
     used = records.loc[records["split"].isin(["train", "val"]), "diagnosis"].dropna()
     task = task_of(resolved.task, used) if isinstance(resolved, Recipe) else None
     start_run(resolved, records, folder, settings, task)
+
+
+def _without(records: pd.DataFrame, exclude: Path | None, splits: tuple[str | None, ...]) -> pd.DataFrame:
+    """The records without the images of some splits that a file lists; it is said how many."""
+    from pesi.datasets.splits import read_ids
+
+    if exclude is None:
+        return records
+    ids = read_ids(exclude)
+    unknown = len(ids - set(records["image_id"]))
+    if unknown:
+        say(f"{unknown} of the {len(ids)} ids in {exclude.name} are not among the data's images.")
+    split = records["split"].astype(object).where(records["split"].notna(), None)
+    excluded = records["image_id"].isin(ids) & split.isin(splits)
+    say(f"{int(excluded.sum())} training images are left out ({exclude.name}).")
+    return records[~excluded].reset_index(drop=True)
+
+
+def score_folds(folder: Path) -> None:
+    """Evaluate a cross-validation by its out-of-fold answers: metrics.json, report.html, and the bundle's card."""
+    from pesi.bundle.card import keep_measured
+    from pesi.bundle.config import read_config
+    from pesi.cli.evaluate import summary_text
+    from pesi.evaluate.crossfit import evaluate_folds
+    from pesi.evaluate.report import write_report
+    from pesi.files import write_json
+    from pesi.train.folds import OUT_OF_FOLD, open_folds
+
+    run, config = open_folds(folder), read_config(folder / "bundle")
+    found = evaluate_folds(folder / OUT_OF_FOLD, run.records, run.folds["group"], config)
+    provenance = {
+        "bundle": config.bundle_id,
+        "images": found.measured.on,
+        "views": config.views,
+        "temperature": f"{config.temperature.value:.3f}: {config.temperature.how}",
+    }
+    write_report(
+        found.evaluation, folder / "report.html", title=f"{config.name}, cross-validated", provenance=provenance
+    )
+    write_json(folder / "metrics.json", found.to_dict())
+    keep_measured(folder / "bundle", found.measured)
+    print(summary_text(found.evaluation.to_dict()))
+    print(found.decided_text())
+    print(f"Report: {folder / 'report.html'}\nBundle: {folder / 'bundle'}")
 
 
 def score_run(folder: Path) -> None:

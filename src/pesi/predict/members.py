@@ -46,10 +46,13 @@ class Outputs(NamedTuple):
         lengths = np.linalg.norm(self.features.astype(np.float64), axis=2, keepdims=True)
         return np.asarray((self.features / np.maximum(lengths, 1e-12)).mean(axis=1), np.float32)
 
+    def take(self, rows: NDArray[np.bool_] | slice) -> Outputs:
+        """Those of some images."""
+        return Outputs(self.logits[rows], self.features[rows], self.members[rows])
+
     def each(self) -> list[Outputs]:
         """Those of every image, N times 1."""
-        rows = [slice(index, index + 1) for index in range(len(self.logits))]
-        return [Outputs(self.logits[row], self.features[row], self.members[row]) for row in rows]
+        return [self.take(slice(index, index + 1)) for index in range(len(self.logits))]
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ import io
 import pickle
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 import torch
@@ -98,25 +98,36 @@ class EpochLog(Callback):
             write_text(self.path, text.getvalue())
 
 
+class PartOf(NamedTuple):
+    """A run that is one of several equal ones: what it is called, how many are done, how many there are."""
+
+    name: str = ""
+    done: int = 0
+    of: int = 1
+
+
 class RunProgress(TQDMProgressBar):
-    """Lightning's bar, but one for the whole run, on stderr, and none for the validation.
+    """Lightning's bar, but one for the whole run, or all runs, on stderr, and none for the validation.
 
     It reads the loss only when it is drawn: a value that is fetched at every step makes a GPU wait for each.
 
     Args:
         score: Name of the logged score, and what to call it.
+        part: Which of several runs this is.
     """
 
-    def __init__(self, score: tuple[str, str]) -> None:
+    def __init__(self, score: tuple[str, str], part: PartOf = PartOf()) -> None:
         super().__init__()
         self.score = score
+        self.part = part
 
     def init_train_tqdm(self) -> Tqdm:
         """The bar, at the epoch that a resumed run starts from."""
         steps, epochs = int(self.trainer.num_training_batches), int(self.trainer.max_epochs or 0)
         return Tqdm(
-            total=steps * epochs,
-            initial=steps * self.trainer.current_epoch,
+            total=steps * epochs * self.part.of,
+            initial=steps * (epochs * self.part.done + self.trainer.current_epoch),
+            leave=self.part.done + 1 == self.part.of,
             unit="batch",
             disable=self.is_disabled,
             dynamic_ncols=True,
@@ -129,7 +140,8 @@ class RunProgress(TQDMProgressBar):
 
     def on_train_epoch_start(self, trainer: L.Trainer, *_: Any) -> None:
         """Show the epoch."""
-        self.train_progress_bar.set_description(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}")
+        name = f"{self.part.name} " if self.part.name else ""
+        self.train_progress_bar.set_description(f"{name}epoch {trainer.current_epoch + 1}/{trainer.max_epochs}")
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int

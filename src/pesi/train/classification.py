@@ -26,7 +26,7 @@ from pesi.predict.fitting import NOVELTY_IMAGES, fit_decisions, network_outputs
 from pesi.predict.regions import looking_at, regions_of
 from pesi.taxonomy import Task
 from pesi.train.classification_module import LesionModule, class_offsets, class_weights
-from pesi.train.dataset import class_counts, class_indices, output_names
+from pesi.train.dataset import PictureRows, class_counts, class_indices, output_names
 from pesi.train.folder import Pictures, Run
 from pesi.train.loaders import read_masks, read_squares
 from pesi.train.recipe import Picture, Recipe
@@ -65,11 +65,16 @@ class ClassifierRun(Run[Recipe]):
         return class_counts(self.classes["train"], self.classes["val"], self.task.class_names)
 
     def pictures(self, split: str, show: bool) -> Pictures:
-        """The regions that are trained with and looked at, classes, and masks where the attention learns them."""
+        """The regions that are trained with and looked at, classes, and masks where the attention learns them.
+
+        All images of the run are decoded together, so that all folds of a cross-validation share them.
+        """
         records, picture, cache = self.part(split), self.recipe.picture, self.settings.cache_dir
+        pool = self.records.sort_values("image_id", ignore_index=True)
+        rows = pd.Index(pool["image_id"]).get_indexer(pd.Index(records["image_id"]))
         names = tuple(dict.fromkeys((*picture.regions, *self.recipe.looks_at)))
         regions = zip(names, regions_of(preprocess_config(picture, names)), strict=True)
-        squares = {name: read_squares(records, region, cache, show) for name, region in regions}
+        squares = {name: PictureRows(read_squares(pool, region, cache, show), rows) for name, region in regions}
         learned = split == "train" and self.recipe.loss.attention_mask
         masks = read_masks(records, picture, cache, show) if learned else None
         return Pictures(squares, self.classes[split], masks)

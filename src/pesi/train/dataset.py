@@ -88,8 +88,29 @@ class EpochSampler(Sampler[tuple[int, int]]):
             yield int(index), int(seed)
 
 
-# One memory-mapped array (N, S, S, 3) a region of the images.
-Squares = Sequence[NDArray[np.uint8]]
+class PictureRows:
+    """Some rows of a memory-mapped array of pictures (P, S, S, 3), which are read when they are asked for.
+
+    Args:
+        pool: All pictures.
+        rows: Which of them, (N,).
+    """
+
+    def __init__(self, pool: NDArray[np.uint8], rows: NDArray[np.integer] | None = None) -> None:
+        self.pool = pool
+        self.rows = np.arange(len(pool)) if rows is None else rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> NDArray[np.uint8]:
+        """A picture, (S, S, 3)."""
+        picture: NDArray[np.uint8] = self.pool[self.rows[index]]
+        return picture
+
+
+AnySquares = PictureRows | NDArray[np.uint8]  # pictures, N of (S, S, 3)
+Squares = Sequence[AnySquares]  # a region of the images each
 
 
 class TrainingPictures(Dataset[tuple[Tensor | int, ...]]):

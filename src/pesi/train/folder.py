@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -30,6 +30,7 @@ from pesi.images.regions import RegionName
 from pesi.nn.cnn import PesiCNN
 from pesi.nn.pretrained import CheckpointError, imagenet_weights, load_pretrained
 from pesi.train.callbacks import read_checkpoint_file
+from pesi.train.dataset import AnySquares
 from pesi.train.recipe import AnyRecipe, CommonRecipe
 
 Say = Callable[[str], None]
@@ -66,12 +67,12 @@ class Pictures(NamedTuple):
     """What the images of one split give.
 
     Attributes:
-        squares: A memory-mapped array (N, S, S, 3) a region of the images.
+        squares: Pictures, N of (S, S, 3), a region of the images.
         classes: (N,); zeros where there are none.
         masks: Of the lesion, (N, S, S), all 0 where there is none; None where none are learned from.
     """
 
-    squares: dict[RegionName, NDArray[np.uint8]]
+    squares: Mapping[RegionName, AnySquares]
     classes: NDArray[np.int64]
     masks: NDArray[np.uint8] | None
 
@@ -263,7 +264,7 @@ def kept_once_trained(folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception:
-        if not (folder / LAST).is_file() and folder.is_dir():
+        if folder.is_dir() and not any(folder.rglob(LAST.name)):
             for path in set(folder.iterdir()) - before:
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
             for path in missing:

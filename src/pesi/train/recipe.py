@@ -193,8 +193,19 @@ class CommonRecipe(Section):
         return sorted(entry.name.removesuffix(".toml") for entry in entries if entry.name.endswith(".toml"))
 
 
+class MemberRecipe(Section):
+    """One of the networks that a cross-validation trains in each fold: its name and what it sets of the recipe."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_]*$")
+    set: tuple[str, ...] = ()
+
+
 class Recipe(CommonRecipe):
-    """One training run of a classifier."""
+    """One training run of a classifier.
+
+    Attributes:
+        members: What a cross-validation trains in each fold, together; a run without folds takes nothing of it.
+    """
 
     folder: ClassVar[str] = "recipes"
 
@@ -206,6 +217,43 @@ class Recipe(CommonRecipe):
     picture: Picture = Picture()
     loss: Loss = Loss()
     optimizer: Optimizer = Optimizer()
+    members: tuple[MemberRecipe, ...] = ()
+
+    @model_validator(mode="after")
+    def _members_fit(self) -> Recipe:
+        if len({member.name for member in self.members}) < len(self.members):
+            raise ValueError("two members have one name")
+        for index, member in enumerate(self.members):
+            own = self.member(index)[1]
+            for what, a, b in (
+                ("task", self.task, own.task),
+                ("views", self.views, own.views),
+                ("loss.head", self.loss.head, own.loss.head),
+                ("picture.source_size", self.picture.source_size, own.picture.source_size),
+                ("picture.geometry", self.picture.geometry, own.picture.geometry),
+                ("number of regions looked at", len(self.looks_at), len(own.looks_at)),
+            ):
+                if a != b:
+                    raise ValueError(f"member {member.name!r} differs in {what}: {b}, not {a}")
+        return self
+
+    def member(self, index: int) -> tuple[str, Recipe]:
+        """The name and the recipe of the network of that index in each fold.
+
+        Past the last of `members` they begin anew with other seeds: "whole", "lesion", "whole_2", ...
+
+        Raises:
+            RecipeError: What it sets is at fault.
+        """
+        named = self.members or (MemberRecipe(name="network"),)
+        member, again = named[index % len(named)], index // len(named)
+        values = self.model_dump(mode="json", exclude={"members"}) | {"seed": (self.seed + index) % (MAX_SEED + 1)}
+        for override in member.set:
+            _override(values, override)
+        try:
+            return member.name + f"_{again + 1}" * bool(again), Recipe.model_validate(values)
+        except ValidationError as error:
+            raise RecipeError(*_explain(error, f"{self.name}, member {member.name}", Recipe)) from error
 
     @model_validator(mode="after")
     def _known(self) -> Recipe:

@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping
 from pesi.files import write_json
 from pesi.nn.cnn import PesiCNN
 from pesi.taxonomy import Task, TaskClass
-from pesi.train.callbacks import RunProgress, read_checkpoint_file
+from pesi.train.callbacks import PartOf, RunProgress, read_checkpoint_file
 from pesi.train.classification import ClassifierRun
 from pesi.train.environment import environment
 from pesi.train.folder import (
@@ -100,6 +100,7 @@ def run_training(
     say: Say = lambda text: None,
     show_progress: bool = True,
     callbacks: tuple[Callback, ...] = (),
+    part: PartOf | None = None,
 ) -> dict[str, Any]:
     """Train, or go on training, the run in `folder`; then write the bundle.
 
@@ -110,6 +111,7 @@ def run_training(
         say: Told what happens, a line at a time.
         show_progress: Whether to show a progress bar on stderr.
         callbacks: Further Lightning callbacks.
+        part: Which of several runs this is, for the bar.
 
     Returns:
         The contents of `result.json`; empty in a process other than the first.
@@ -127,15 +129,17 @@ def run_training(
     settings = run.settings
     check_accelerator(settings.accelerator, settings.devices)
     with prepared(settings.threads, devices=settings.devices, workers=settings.workers) as threads:
-        return _train(run, threads, say, show_progress, callbacks)
+        return _train(run, threads, say, RunProgress(run.score, part or PartOf()) if show_progress else None, callbacks)
 
 
-def _train(run: AnyRun, threads: int, say: Say, show_progress: bool, callbacks: tuple[Callback, ...]) -> dict[str, Any]:
+def _train(
+    run: AnyRun, threads: int, say: Say, progress: RunProgress | None, callbacks: tuple[Callback, ...]
+) -> dict[str, Any]:
     folder, recipe, settings, checkpoint = run.folder, run.recipe, run.settings, run.folder / LAST
     first = os.environ.get("LOCAL_RANK", "0") == "0"
     if first:
         write_json(folder / "environment.json", environment(threads))
-    training, validation = (run.pictures(split, show_progress and first) for split in ("train", "val"))
+    training, validation = (run.pictures(split, progress is not None and first) for split in ("train", "val"))
 
     L.seed_everything(recipe.seed, verbose=False)
     weights = None if checkpoint.is_file() else weights_file(recipe, settings)
@@ -154,7 +158,7 @@ def _train(run: AnyRun, threads: int, say: Say, show_progress: bool, callbacks: 
         recipe,
         settings,
         best_by=run.best_by if recipe.select == "best" else None,
-        progress=RunProgress(run.score) if show_progress else None,
+        progress=progress,
         callbacks=callbacks,
     )
     say(
