@@ -42,7 +42,7 @@ def evaluate(
     skip_missing: SkipMissingOption = False,
     skip_other_diagnoses: SkipOtherDiagnosesOption = False,
     task: TaskOption = "isic2017",
-    views: Annotated[str | None, typer.Option(help="single, flips4, grid9 or scales12. Default: the bundle's.")] = None,
+    views: Annotated[str | None, typer.Option(help="single, flips2, flips4, grid9 or scales12. Default: the bundle's.")] = None,
     operating_point: Annotated[
         str | None, typer.Option(help="Threshold to use, by its name in the bundle: sensitivity_0.90. Default: 0.5.")
     ] = None,

@@ -25,6 +25,7 @@ def _centred(side: float) -> View:
 
 VIEWS: dict[str, tuple[View, ...]] = {
     "single": (View(),),
+    "flips2": (View(), View(flip_x=True, flip_y=True)),
     "flips4": tuple(View(flip_x=x, flip_y=y) for x in (False, True) for y in (False, True)),
     # The paper averages nine crops without saying which: here a 3 x 3 grid of crops of 4/5 of the side.
     "grid9": tuple(View(top, left, 0.8) for top in (0.0, 0.1, 0.2) for left in (0.0, 0.1, 0.2)),

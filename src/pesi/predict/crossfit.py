@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pesi.bundle.config import BundleConfig
-from pesi.decide.calibration import calibrated_probabilities
+from pesi.decide.calibration import calibrated_probabilities, fit_temperature
 from pesi.decide.conformal import prediction_sets
 from pesi.decide.novelty import NoveltyStatistics
 from pesi.decide.triage import TriageRule
@@ -54,6 +54,7 @@ def fit_on_folds(
     novelty: Sequence[NoveltyStatistics | None] = (),
     seed: int = 0,
     groups: NDArray | None = None,
+    apart: NDArray[np.bool_] | None = None,
 ) -> FoldDecisions:
     """Set all that a bundle of folds decides by on the pooled out-of-fold answers, and measure it fold by fold.
 
@@ -65,6 +66,7 @@ def fit_on_folds(
         outputs: Of the networks that have not seen the images.
         classes, image_ids, on, calibration, rule, novelty, seed, groups: As for `fit_decisions`.
         folds: Of each image, (N,).
+        apart: Images that are measured and set nothing, (N,); None: there are none.
 
     Raises:
         DataError: There are not two folds.
@@ -73,8 +75,10 @@ def fit_on_folds(
     if len(numbers) < 2:
         raise DataError("All images are of one fold.", "Give those of at least two folds.")
     ids = np.asarray(image_ids, object)
+    sets_something = np.ones(len(ids), bool) if apart is None else ~apart
 
     def fitted(chosen: NDArray[np.bool_], on: str) -> Decisions:
+        chosen = chosen & sets_something
         return fit_decisions(
             config,
             outputs.take(chosen),
@@ -108,3 +112,32 @@ def fit_on_folds(
             strange[own] = scores[own] > decided.novelty.threshold
     crossed = CrossFitted(probabilities, sets, triage.astype(str), strange)
     return FoldDecisions(fitted(np.ones(len(ids), bool), on), crossed)
+
+
+def calibrated_members(
+    config: BundleConfig, outputs: Outputs, classes: NDArray[np.int64]
+) -> tuple[BundleConfig, Outputs]:
+    """Each network calibrated by itself, on the images of the fold that it has not seen.
+
+    Args:
+        config: Of networks that are not calibrated.
+        outputs: Out-of-fold outputs of these.
+        classes: The truth, the index of the task's class, (N,).
+
+    Returns:
+        The config and the outputs after calibration.
+    """
+    task, head = config.to_task(), config.task.head
+    targets = np.column_stack([classes == task.class_names.index(name) for name in config.outputs]).astype(np.float64)
+    logits = outputs.logits.astype(np.float64)
+    each = logits.shape[1] // outputs.members.shape[1]  # views of a network
+    members = []
+    for index, member in enumerate(config.members):
+        rows, places = np.nonzero(outputs.members == index)
+        own = places[:, None] * each + np.arange(each)
+        values = logits[rows[:, None], own]
+        temperature = fit_temperature(values, targets[rows], head, on=f"the images of fold {member.fold}")
+        logits[rows[:, None], own] = values / temperature.value
+        members.append(member.model_copy(update={"temperature": temperature}))
+    calibrated = outputs._replace(logits=logits.astype(np.float32))
+    return config.model_copy(update={"members": tuple(members)}), calibrated

@@ -24,7 +24,7 @@ from pesi.datasets.splits import id_lists
 from pesi.errors import DataError, PesiError, RecipeError
 from pesi.files import write_json, write_text
 from pesi.predict.classifier import Classifier
-from pesi.predict.crossfit import CrossFitted, fit_on_folds
+from pesi.predict.crossfit import CrossFitted, calibrated_members, fit_on_folds
 from pesi.predict.fitting import id_list, network_outputs, told_by
 from pesi.taxonomy import Task, TaskClass
 from pesi.train.callbacks import PartOf
@@ -56,7 +56,8 @@ class FoldsRun:
         folder: Its folder.
         recipe: Resolved, with its members.
         records: Record table of all images.
-        folds: Columns image_id, fold (0 ... k - 1), group (patient, lesion or near-duplicates), in the records' order.
+        folds: Columns image_id, fold (0 ... k - 1), group (patient, lesion or near-duplicates), in the records' order;
+            where there is a column apart, its ones mark images that trained nothing: they are measured and set nothing.
         settings: The rest.
         task: The classes.
         count: Networks a fold.
@@ -240,18 +241,13 @@ def write_folds_bundle(
     recipe, records = run.recipe, run.records
     fold_of, ids = run.folds["fold"].to_numpy(), list(records["image_id"])
     first = ordered[0][1].config
-    members = tuple(
-        bundle.config.members[0].model_copy(
-            update={"temperature": bundle.config.temperature, "vector": bundle.config.vector, "fold": fold}
-        )
-        for fold, bundle in ordered
-    )
+    members = tuple(bundle.config.members[0].model_copy(update={"fold": fold}) for fold, bundle in ordered)
     config = BundleConfig(
         name=recipe.name,
         members=members,
         folds=tuple(id_list([i for i, f in zip(ids, fold_of, strict=True) if f == fold]) for fold in run.numbers),
         task=first.task,
-        views=first.views,
+        views=recipe.views,
         licence=recipe.licence,
         provenance=_provenance(run, [bundle for _, bundle in ordered]),
     )
@@ -268,18 +264,21 @@ def write_folds_bundle(
         len(records),
         folds=classifier.folds_of(ids),
     )
+    classes = class_indices(records, run.task)
+    config, outputs = calibrated_members(config, outputs, classes)
     groups = pd.factorize(run.folds["group"])[0]
     data = Path(run.settings.data).name or "the data"
     decisions, crossed = fit_on_folds(
         config,
         outputs,
-        class_indices(records, run.task),
+        classes,
         ids,
         fold_of,
         on=f"the {len(ids)} images of {data}, each by the networks that have not seen it",
         novelty=novelty,
         seed=recipe.seed,
         groups=groups if len(groups) > groups.max() + 1 else None,
+        apart=run.folds["apart"].to_numpy().astype(int) > 0 if "apart" in run.folds else None,
     )
     config = save_bundle(
         folder,
