@@ -159,9 +159,9 @@ def test_calibrate_makes_a_new_bundle_of_the_same_weights(tmp_path, tiny_run, sp
     assert "the val images of clinic" in said
     # The images that set everything are known as such from now on, and no others are.
     classifier, records = load(tmp_path / "new"), read_dataset(str(spots_csv))
-    assert unseen_by_network(classifier, records, "clinic") == (0, len(records), 0, True)
-    assert unseen_by_network(classifier, records.iloc[1:4], "clinic") == (0, 3, 0, True)  # parts of them too
-    assert unseen_by_network(load(tiny_run / "bundle"), records, "clinic") == (0, 0, 0, True)
+    assert unseen_by_network(classifier, records, "clinic") == (0, 0, len(records), 0, True)
+    assert unseen_by_network(classifier, records.iloc[1:4], "clinic") == (0, 0, 3, 0, True)  # parts of them too
+    assert unseen_by_network(load(tiny_run / "bundle"), records, "clinic") == (0, 0, 0, 0, True)
     refused = CliRunner().invoke(
         app, ["calibrate", str(tiny_run / "bundle"), "--data", str(spots_csv), "--out", str(tiny_run / "bundle")]
     )
@@ -198,7 +198,7 @@ def test_images_that_trained_the_network_are_not_audited(tiny_run, spots):
         unseen_by_network(classifier, training, "spots train")
     with pytest.raises(DataError, match="2 of the 14 images of both trained this network"):
         unseen_by_network(classifier, pd.concat([training.iloc[:2], validation]), "both")
-    assert unseen_by_network(classifier, validation, "spots val") == (0, 12, 12, True)
+    assert unseen_by_network(classifier, validation, "spots val") == (0, 0, 12, 12, True)
 
 
 def test_mistakes_cost_no_work(tmp_path, tiny_run, spots_csv):

@@ -162,7 +162,9 @@ def test_maps_agree_with_explain(classifier, squares):
     images, _, _ = squares
     names = classifier.config.outputs
     called = np.arange(len(images)) % len(names)
-    for image, index, maps in zip(images, called, maps_of(classifier, images, called), strict=True):
+    for image, index, maps in zip(
+        images, called, maps_of(classifier, images, called, np.full(len(images), -1)), strict=True
+    ):
         explanation = explain(classifier, image, class_name=names[index])
         assert maps.cam == pytest.approx(explanation.cam, abs=1e-4)
         attention = np.mean(list(explanation.attention.values()), axis=0)

@@ -34,7 +34,8 @@ def made_up_data(classes, logits, probabilities, *, fitted_on=False, images_a_le
         logits,
         np.zeros((count, 2), np.float32),
         probabilities,
-        fitted_on,
+        np.full(count, -1),
+        fitted_on=fitted_on,
     )
 
 

@@ -140,8 +140,9 @@ def audit_data(records: pd.DataFrame, classifier, rows: np.ndarray) -> AuditData
         np.stack(masks),
         np.ones(len(chosen), bool),
         logits,
-        out.features,
+        out.mean_features,
         view_probabilities(logits, classifier.config.task.head, 1.0),
+        np.full(len(chosen), -1),
     )
 
 

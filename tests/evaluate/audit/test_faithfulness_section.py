@@ -85,6 +85,7 @@ def test_a_whole_section(classifier, spots, masks):
         np.zeros((count, 1, 3)),
         np.zeros((count, 4), np.float32),
         np.full((count, 3), 1 / 3),
+        np.full(count, -1),
     )
     seen = []
     section = faithfulness_section(

@@ -49,8 +49,9 @@ def data(classifier, spots) -> AuditData:
         masks,
         np.arange(len(val)) > 1,
         logits,
-        out.features,
+        out.mean_features,
         calibrated_probabilities(logits, config.task.head, config.temperature),
+        np.full(len(val), -1),
     )
 
 

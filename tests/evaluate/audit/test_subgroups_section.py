@@ -67,6 +67,7 @@ def data(tmp_path: Path) -> AuditData:
         logits[:, None],
         np.zeros((count, 4), np.float32),
         probabilities,
+        np.full(count, -1),
     )
 
 
@@ -104,14 +105,7 @@ def test_small_groups_are_said_to_be_small(classifier, data):
 
 def test_without_labels_and_masks_it_says_so(classifier, data, tmp_path):
     (tmp_path / "artefacts.csv").unlink()
-    bare = AuditData(
-        **{
-            name: getattr(data, name)
-            for name in ("name", "records", "task", "classes", "images", "logits", "features", "probabilities")
-        },
-        masks=np.zeros_like(data.masks),
-        has_mask=np.zeros(len(data), bool),
-    )
+    bare = dataclasses.replace(data, masks=np.zeros_like(data.masks), has_mask=np.zeros(len(data), bool))
     seen = []
     section = subgroups_section(
         bare.take(np.arange(12)), classifier, options=AuditOptions(replicates=20), progress=lambda *s: seen.append(s)
