@@ -13,10 +13,13 @@ import pytest
 import torch
 from PIL import Image as PillowImage
 
+from pesi.cli.divide import fold_table
+from pesi.cli.train import score_folds
 from pesi.datasets.records import record_table
 from pesi.predict.classifier import Classifier
 from pesi.taxonomy import TASKS
 from pesi.train.folder import RunSettings
+from pesi.train.folds import run_folds, start_folds
 from pesi.train.recipe import load_recipe
 from pesi.train.run import run_training, start_run
 
@@ -115,3 +118,24 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory, spots: pd.DataFrame) -> P
 def classifier(tiny_run: Path) -> Classifier:
     """The tiny run's classifier."""
     return Classifier.load(tiny_run / "bundle", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def folds_spots(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+    """A record table of 54 tiny pictures without parts; the first six are of three patients."""
+    spots = write_spots(tmp_path_factory.mktemp("folds"), train=54, val=0, seed=4)
+    patients = ["a", "a", "b", "b", "c", "c", *[None] * 48]
+    return spots.assign(split=None, patient_id=patients)
+
+
+@pytest.fixture(scope="session")
+def folds_run(tmp_path_factory: pytest.TempPathFactory, folds_spots: pd.DataFrame) -> Path:
+    """A finished cross-validation of five folds with one tiny Pesi-14 each."""
+    folder = tmp_path_factory.mktemp("runs") / "folds"
+    settings = RunSettings(data="spots", threads=1, cache_dir=str(tmp_path_factory.mktemp("cache")), accelerator="cpu")
+    table = fold_table(folds_spots, 5, seed=0, near_duplicates=False, progress=False)
+    recipe = load_recipe("pesi50", [*TINY, "epochs=1", "optimizer.lr=1e-3", "ema=0", "views=single"])
+    start_folds(recipe, folds_spots, table, folder, settings, TASKS["isic2017"])
+    run_folds(folder, show_progress=False)
+    score_folds(folder)
+    return folder

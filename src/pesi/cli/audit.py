@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pesi.cli.divide import SkipMissingOption, SkipOtherDiagnosesOption, records_of_task
+from pesi.cli.divide import SkipMissingOption, SkipOtherDiagnosesOption, records_of_task, say_held_out
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -186,16 +186,6 @@ def unseen_by_network(
         )
     say_held_out(classifier, seen.held_out, len(records))
     return seen
-
-
-def say_held_out(classifier: Classifier, held_out: int, images: int) -> None:
-    """Say on stderr that images which trained some networks are answered by the others."""
-    if held_out:
-        print(
-            f"{held_out} of the {images} images are of the folds that made {classifier.config.name}: each is answered "
-            "by the networks that have not seen it.",
-            file=sys.stderr,
-        )
 
 
 def _provenance(classifier: Classifier, sets: list[AuditData], seed: int, replicates: int) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +15,7 @@ from pesi.errors import DataError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from pesi.predict.classifier import Classifier
     from pesi.taxonomy import Task
 
 NearDuplicatesOption = Annotated[
@@ -44,6 +46,15 @@ def records_of_task(records: pd.DataFrame, task: Task, skip_other_diagnoses: boo
     from pesi.datasets.labels import of_task
 
     return of_task(records, task, skip=skip_other_diagnoses, say=lambda text: say(f"pesi: {text}"))
+
+
+def say_held_out(classifier: Classifier, held_out: int, images: int) -> None:
+    """Say that images which trained some networks of a bundle are answered by the others."""
+    if held_out:
+        say(
+            f"{held_out} of the {images} images are of the folds that made {classifier.config.name}: each is answered "
+            "by the networks that have not seen it."
+        )
 
 
 def training_records(records: pd.DataFrame, task: str, skip_other_diagnoses: bool) -> pd.DataFrame:
@@ -111,8 +122,11 @@ def with_train_and_val(
 def fold_table(records: pd.DataFrame, count: int, *, seed: int, near_duplicates: bool, progress: bool) -> pd.DataFrame:
     """A fold for each image: columns image_id, fold, group; a patient's, lesion's and near-duplicates' in one.
 
+    Left out are test images, those without a diagnosis, and relatives of test images that have no split of the data
+    set's own. Which classes are in one fold alone is told on stderr.
+
     Args:
-        records: A record table; each image has a diagnosis.
+        records: A record table.
         count: Folds.
         seed: Of the division.
         near_duplicates: Whether near-duplicates are found and kept together, as patients and lesions are.
@@ -120,14 +134,26 @@ def fold_table(records: pd.DataFrame, count: int, *, seed: int, near_duplicates:
 
     Raises:
         ImageError: An image cannot be read.
-        DataError: There are fewer patients or lesions, or images of every diagnosis, than folds.
+        DataError: There are fewer patients or lesions, or images of every diagnosis, than folds; or a fold is empty.
     """
     from pesi.datasets.duplicates import clusters
     from pesi.datasets.splits import folds, group_ids
 
     cluster_of = clusters(records, near_duplicate_pairs(records, progress=progress)) if near_duplicates else None
-    fold = folds(records, k=count, seed=seed, clusters=cluster_of).astype(int)
-    return records[["image_id"]].assign(fold=fold, group=group_ids(records, cluster_of))
+    groups, test = group_ids(records, cluster_of), records["split"] == "test"
+    related = ~test & records["split"].isna() & groups.isin(set(groups[test]))
+    if related.any():
+        say(f"{related.sum()} images are left out: of the patients or lesions of test images, or nearly their copies.")
+    used = records[~test & ~related & records["diagnosis"].notna()].assign(lesion_id=groups)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The least populated class")
+        table = used[["image_id"]].assign(fold=folds(used, k=count, seed=seed), group=groups).astype({"fold": int})
+    spread = table["fold"].groupby(used["diagnosis"]).nunique()
+    if table["fold"].nunique() < count:
+        raise DataError(f"Of {count} folds some have no image: the patients are too unequal.", "Choose fewer folds.")
+    if alone := ", ".join(str(name) for name in spread.index[spread == 1]):
+        say(f"All images of {alone} are in one fold: the networks that they are measured with have not learned them.")
+    return table.reset_index(drop=True)
 
 
 def near_duplicate_pairs(records: pd.DataFrame, against: pd.DataFrame | None = None, *, progress: bool) -> pd.DataFrame:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pesi.cli.divide import SkipMissingOption, SkipOtherDiagnosesOption, read_records, records_of_task
+from pesi.cli.divide import SkipMissingOption, SkipOtherDiagnosesOption, read_records, records_of_task, say_held_out
 from pesi.taxonomy import TASK_NAMES
 
 if TYPE_CHECKING:
@@ -42,7 +42,9 @@ def evaluate(
     skip_missing: SkipMissingOption = False,
     skip_other_diagnoses: SkipOtherDiagnosesOption = False,
     task: TaskOption = "isic2017",
-    views: Annotated[str | None, typer.Option(help="single, flips2, flips4, grid9 or scales12. Default: the bundle's.")] = None,
+    views: Annotated[
+        str | None, typer.Option(help="single, flips2, flips4, grid9 or scales12. Default: the bundle's.")
+    ] = None,
     operating_point: Annotated[
         str | None, typer.Option(help="Threshold to use, by its name in the bundle: sensitivity_0.90. Default: 0.5.")
     ] = None,
@@ -93,12 +95,14 @@ def evaluate(
         evaluation = evaluate_predictions(table, records, known, replicates=replicates, seed=seed)
         _write(out, evaluation, table, f"Predictions on {split}", provenance, None, [])
         return
+    from pesi.bundle.seen import seen_images
     from pesi.predict.loading import load
 
     classifier = load(bundle, device=device)
     records = records_of_task(records, classifier.task, skip_other_diagnoses)
     provenance["ids"] = _ids_hash(records)
     thresholds = thresholds_of(classifier, operating_point)
+    say_held_out(classifier, seen_images(classifier.config, list(records["image_id"])).held_out, len(records))
     with tqdm(total=len(records), unit="image", desc="predicting", disable=not show, leave=False) as bar:
         table = predicted_table(classifier, records, views=views, progress=lambda done: move(bar, done))
     evaluation = evaluate_predictions(

@@ -72,7 +72,9 @@ def predict(
     lesions_out: Annotated[
         Path | None, typer.Option(help="The lesions' answers, as for --out. Default: OUT-lesions beside --out.")
     ] = None,
-    views: Annotated[str | None, typer.Option(help="single, flips2, flips4, grid9 or scales12. Default: the bundle's.")] = None,
+    views: Annotated[
+        str | None, typer.Option(help="single, flips2, flips4, grid9 or scales12. Default: the bundle's.")
+    ] = None,
     gates: Annotated[
         bool, typer.Option(help="Give no result for an image of poor quality, or unlike those learned from.")
     ] = True,

@@ -27,4 +27,6 @@ def recipes(
         return
     for kind in (Recipe, SegmenterRecipe):
         for key in kind.shipped_names():
-            print(f"{key}: {kind.load(key).description}")
+            recipe = kind.load(key)
+            members = ", ".join(each.name for each in recipe.members) if isinstance(recipe, Recipe) else ""
+            print(f"{key}: {recipe.description}" + f" With --folds a fold has: {members}." * bool(members))

@@ -67,12 +67,12 @@ def train(
         int | None,
         typer.Option(
             min=2,
-            help="Train so many times, each with another part held out; the bundle holds all networks, and what it "
-            "decides by is set on what they say of the images that they have not seen. Needs no validation images.",
+            help="Train so many times, each with another part held out: so many times as long. No validation images "
+            "are set aside; the bundle holds all networks and answers by their mean.",
         ),
     ] = None,
     members: Annotated[
-        int | None, typer.Option(min=1, help="Networks a fold. Default: as many as the recipe names members, or one.")
+        int | None, typer.Option(min=1, help="With --folds: networks a fold. Default: the recipe's members, or one.")
     ] = None,
     exclude: Annotated[
         Path | None,
@@ -102,19 +102,20 @@ def train(
     A run that was cut goes on with `--resume`, to the same result. A data set without a validation part is divided; a
     patient's or lesion's images and near-duplicates stay in one part.
 
+    With `--folds 5` all images but those of an official test part are trained with. Each is held out once: its answer
+    by the networks that have not seen it sets what the bundle decides by, and is what is scored.
+
     Examples:
-
-        pesi train pesi50 --data isic2017 --pretrained resnet50.safetensors
-
-        pesi train pesi50 --data isic2017 --set epochs=30 --set optimizer.lr=1e-4
-
-        pesi train isic2017-lite0 --data isic2017 --exclude copies.txt
-
-        pesi train my-recipe.toml --data photos/ --out runs/mine
 
         pesi train isic2017-lite0 --data photos/ --folds 5 --out runs/mine
 
         pesi train --resume runs/mine
+
+        pesi train my-recipe.toml --data photos/ --folds 5 --members 4
+
+        pesi train isic2017-lite0 --data isic2017 --exclude copies.txt
+
+        pesi train pesi50 --data isic2017 --pretrained resnet50.safetensors --set epochs=30 --set optimizer.lr=1e-4
     """
     if (recipe is None) == (resume is None):
         raise typer.BadParameter("Give a recipe to start a run, or --resume FOLDER to go on with one.")
@@ -172,7 +173,8 @@ def train_segmenter(*arguments: Any, **options: Any) -> None:
 
 
 _signature = signature(train, eval_str=True)
-_options = [option for name, option in _signature.parameters.items() if name != "skip_other_diagnoses"]
+_of_classifiers = {"skip_other_diagnoses", "folds", "members"}
+_options = [option for name, option in _signature.parameters.items() if name not in _of_classifiers]
 train_segmenter.__signature__ = _signature.replace(parameters=_options)  # type: ignore[attr-defined]
 
 _JOIN = "PESI_RUN_FOLDER"
@@ -205,7 +207,7 @@ def _start(
 ) -> None:
     from pesi.taxonomy import task_of
     from pesi.train.folder import check_new_run, weights_file
-    from pesi.train.folds import start_folds
+    from pesi.train.folds import FOLDS, start_folds
     from pesi.train.recipe import Recipe
     from pesi.train.run import start_run
     from pesi.train.segmenter_recipe import SegmenterRecipe
@@ -221,11 +223,12 @@ def _start(
     if isinstance(resolved, Recipe):
         records = training_records(records, resolved.task, skip_other_diagnoses)
     if folds is not None and isinstance(resolved, Recipe):
-        records = records[(records["split"] != "test") & records["diagnosis"].notna()].reset_index(drop=True)
         records = _without(records, exclude, ("train", "val", None))
         table = fold_table(records, folds, seed=resolved.seed, near_duplicates=near_duplicates, progress=progress)
+        records = records[records["image_id"].isin(set(table["image_id"]))].reset_index(drop=True)
         of_folds = task_of(resolved.task, records["diagnosis"])
         start_folds(resolved, records, table, folder, settings, of_folds, members=members)
+        say(f"{folds} folds: {folder / FOLDS}. A run that is cut goes on with: pesi train --resume {folder}")
         return
     records = with_train_and_val(
         records,
@@ -280,9 +283,11 @@ def score_folds(folder: Path) -> None:
     )
     write_json(folder / "metrics.json", found.to_dict())
     keep_measured(folder / "bundle", found.measured)
+    print(f"{found.measured.images} images of {found.measured.on}:")
     print(summary_text(found.evaluation.to_dict()))
     print(found.decided_text())
-    print(f"Report: {folder / 'report.html'}\nBundle: {folder / 'bundle'}")
+    bundle = folder / "bundle"
+    print(f"Report: {folder / 'report.html'}\nBundle: {bundle}; use it: pesi predict mole.jpg --bundle {bundle}")
 
 
 def score_run(folder: Path) -> None:

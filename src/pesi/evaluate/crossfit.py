@@ -3,6 +3,7 @@ decided by what the other folds set."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +16,9 @@ from numpy.typing import NDArray
 from pesi.bundle.config import BundleConfig
 from pesi.bundle.files import Measured
 from pesi.evaluate.evaluation import Evaluation, evaluate_predictions, measured_scores
+from pesi.predict.crossfit import BETWEEN, SET
 from pesi.stats.coverage import Proportion, SetCoverage, set_coverage
 from pesi.stats.intervals import effective_count
-
-SET = "set "  # columns of the out-of-fold table: "set 0.90"
 
 
 @dataclass(frozen=True)
@@ -114,8 +114,8 @@ def evaluate_folds(
         DataError: The table does not match the records.
     """
     if isinstance(table, Path):
-        text = {"image_id": str, "triage": str, **{f"{SET}{sets.coverage:.2f}": str for sets in config.conformal}}
-        table = pd.read_csv(table, dtype=text, keep_default_na=False)
+        numbers: dict[str, type] = dict.fromkeys((*config.outputs, "fold", "strange"), float)
+        table = pd.read_csv(table, dtype=defaultdict[str, type](lambda: str, numbers), keep_default_na=False)
     task, names = config.to_task(), list(config.outputs)
     grouped = records.assign(patient_id=None, lesion_id=groups.to_numpy())
     evaluation = evaluate_predictions(table[["image_id", *names]], grouped, task, replicates=replicates, seed=seed)
@@ -124,7 +124,7 @@ def evaluate_folds(
     drawn = codes if len(codes) > codes.max() + 1 else None
     coverage = {}
     for column in (str(name) for name in table.columns if str(name).startswith(SET)):
-        inside = np.array([[name in held.split(" ") for name in names] for held in table[column]])
+        inside = np.array([[name in held.split(BETWEEN) for name in names] for held in table[column]])
         coverage[column.removeprefix(SET)] = set_coverage(inside, classes, task.class_names, drawn)
     malignant = np.array([bool(task.classes[index].malignant) for index in classes])
     triage = _triage(config, table["triage"].to_numpy(), malignant, drawn)
@@ -133,8 +133,8 @@ def evaluate_folds(
         strange = _proportion(table["strange"].to_numpy().astype(int) > 0, np.ones(len(table), bool), drawn)
     sources = "/".join(sorted({str(source) for source in records["source"]}))
     on = (
-        f"{len(table)} images of {sources}, each answered by the networks of its fold, which have not seen it; "
-        "calibration, sets and thresholds were set on the other folds"
+        f"{sources}, each image answered by the networks that have not seen it; what the bundle decides by, but for "
+        "one temperature a network, was set on the other folds"
     )
     measured = measured_scores(evaluation.to_dict(), on)
     found: dict[str, tuple[float, float, float]] = dict(measured.scores)

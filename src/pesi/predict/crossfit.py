@@ -17,6 +17,8 @@ from pesi.errors import DataError
 from pesi.predict.fitting import Calibration, Decisions, fit_decisions
 from pesi.predict.members import Outputs, novelty_scores
 
+SET, BETWEEN = "set ", "; "  # the out-of-fold table's columns "set 0.90", and what is between the names in them
+
 
 class CrossFitted(NamedTuple):
     """Answers to N images by networks that have not seen them, decided by what the images of other folds set.

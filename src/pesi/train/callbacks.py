@@ -99,11 +99,19 @@ class EpochLog(Callback):
 
 
 class PartOf(NamedTuple):
-    """A run that is one of several equal ones: what it is called, how many are done, how many there are."""
+    """A run that is one of several equal ones.
+
+    Attributes:
+        name: What it is called.
+        done: How many are done.
+        of: How many there are.
+        whole: The folder of all of them, which is resumed.
+    """
 
     name: str = ""
     done: int = 0
     of: int = 1
+    whole: Path | None = None
 
 
 class RunProgress(TQDMProgressBar):

@@ -257,15 +257,17 @@ def kept_once_trained(folder: Path) -> Iterator[None]:
     """Within it a new run is made and trained.
 
     What fails before the first epoch is done leaves nothing behind in the folder, so that the cured command can be run
-    as it is; later, or stopped by a signal, the run stays and can be resumed.
+    as it is; later, or stopped by a signal, the run stays and can be resumed. So does a cross-validation of which one
+    training has begun: what is finished has no checkpoint any more, but a result.
     """
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     before = set(folder.iterdir()) if folder.is_dir() else set()
     try:
         yield
     except Exception:
-        if folder.is_dir() and not any(folder.rglob(LAST.name)):
-            for path in set(folder.iterdir()) - before:
+        new = set(folder.iterdir()) - before if folder.is_dir() else set()
+        if not any(any(path.rglob(name)) for path in new for name in (LAST.name, "result.json")):
+            for path in new:
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
             for path in missing:
                 with suppress(OSError):  # something else has come into it

@@ -23,8 +23,9 @@ from pesi.datasets.records import with_absolute_paths
 from pesi.datasets.splits import id_lists
 from pesi.errors import DataError, PesiError, RecipeError
 from pesi.files import write_json, write_text
+from pesi.nn.pretrained import load_pretrained
 from pesi.predict.classifier import Classifier
-from pesi.predict.crossfit import CrossFitted, calibrated_members, fit_on_folds
+from pesi.predict.crossfit import BETWEEN, SET, CrossFitted, calibrated_members, fit_on_folds
 from pesi.predict.fitting import id_list, network_outputs, told_by
 from pesi.taxonomy import Task, TaskClass
 from pesi.train.callbacks import PartOf
@@ -87,12 +88,23 @@ class FoldsRun:
         return self.records.assign(split=np.where(held_out, "val", "train"))
 
     def check(self) -> None:
-        """Refuse what would fail hours later: labels, batches, weights."""
-        for fold, _, recipe in self.parts():
+        """Refuse what would fail hours later: labels, batches, weights, networks that do not go together."""
+        features: dict[int, str] = {}
+        for fold, name, recipe in self.parts():
             run = ClassifierRun(self.folder, recipe, self.split(fold), self.settings, self.task)
             run.check()
             _ = run.steps_per_epoch
-            weights_file(recipe, self.settings)
+            weights = weights_file(recipe, self.settings)
+            if fold == self.numbers[0]:
+                network = run.network()
+                if weights is not None:
+                    load_pretrained(network, weights)
+                features.setdefault(network.num_features, f"{recipe.network.name} of {name}")
+        if len(features) > 1:
+            told = " and ".join(f"{count} ({name})" for count, name in features.items())
+            raise RecipeError(
+                f"The members' networks have different numbers of features: {told}.", "Choose networks of one family."
+            )
 
     def write(self) -> None:
         """Make the folder; `run.json` comes last: then the run exists.
@@ -202,7 +214,7 @@ def run_folds(folder: str | Path, *, say: Say = lambda text: None, show_progress
             say(f"Training {done + 1} of {len(parts)}: {name}.")
             if not (own / RUN).is_file():
                 start_run(recipe, run.split(fold), own, run.settings, run.task)
-            run_training(own, say=say, show_progress=show_progress, part=PartOf(name, done, len(parts)))
+            run_training(own, say=say, show_progress=show_progress, part=PartOf(name, done, len(parts), run.folder))
         shutil.rmtree(own / "checkpoints", ignore_errors=True)
     say(f"All {len(parts)} trainings are done. Deciding on what the networks say of the images they have not seen.")
     config, crossed = write_folds_bundle(
@@ -253,6 +265,8 @@ def write_folds_bundle(
     )
     whole = told_by(config)
     novelty = [bundle.novelty[0] if tells else None for tells, (_, bundle) in zip(whole, ordered, strict=True)]
+    if any(tells and known is None for tells, known in zip(whole, novelty, strict=True)):
+        novelty = []  # a fold has too few images to tell: then none does
     networks = [bundle.networks[0] for _, bundle in ordered]
     classifier = Classifier(config, networks, novelty, device="cpu" if run.settings.accelerator == "cpu" else None)
     pool = records.sort_values("image_id", ignore_index=True)
@@ -298,7 +312,7 @@ def out_of_fold_table(run: FoldsRun, config: BundleConfig, crossed: CrossFitted)
         table[name] = crossed.probabilities[:, index]
     for coverage, inside in crossed.sets.items():
         names = np.array(config.outputs, object)
-        table[f"set {coverage}"] = [" ".join(names[row]) for row in inside]
+        table[SET + coverage] = [BETWEEN.join(names[row]) for row in inside]
     table["triage"] = crossed.triage
     if crossed.strange is not None:
         table["strange"] = crossed.strange.astype(int)

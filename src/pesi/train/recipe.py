@@ -232,6 +232,7 @@ class Recipe(CommonRecipe):
                 ("picture.source_size", self.picture.source_size, own.picture.source_size),
                 ("picture.geometry", self.picture.geometry, own.picture.geometry),
                 ("number of regions looked at", len(self.looks_at), len(own.looks_at)),
+                ("weights", self.weights, own.weights),
             ):
                 if a != b:
                     raise ValueError(f"member {member.name!r} differs in {what}: {b}, not {a}")
@@ -240,20 +241,24 @@ class Recipe(CommonRecipe):
     def member(self, index: int) -> tuple[str, Recipe]:
         """The name and the recipe of the network of that index in each fold.
 
-        Past the last of `members` they begin anew with other seeds: "whole", "lesion", "whole_2", ...
+        Past the last of `members` they begin anew with other seeds: "whole", "lesion", "whole-2", ... Its last epoch is
+        taken: the held-out images choose nothing.
 
         Raises:
             RecipeError: What it sets is at fault.
         """
         named = self.members or (MemberRecipe(name="network"),)
-        member, again = named[index % len(named)], index // len(named)
-        values = self.model_dump(mode="json", exclude={"members"}) | {"seed": (self.seed + index) % (MAX_SEED + 1)}
+        again, place = divmod(index, len(named))
+        member = named[place]
+        values = self.model_dump(mode="json", exclude={"members"}) | {"seed": (self.seed + place) % (MAX_SEED + 1)}
         for override in member.set:
             _override(values, override)
         try:
-            return member.name + f"_{again + 1}" * bool(again), Recipe.model_validate(values)
+            own = Recipe.model_validate(values)
         except ValidationError as error:
             raise RecipeError(*_explain(error, f"{self.name}, member {member.name}", Recipe)) from error
+        fixed = {"seed": (own.seed + again * len(named)) % (MAX_SEED + 1), "select": "last", "patience": 0}
+        return member.name + f"-{again + 1}" * bool(again), own.model_copy(update=fixed)
 
     @model_validator(mode="after")
     def _known(self) -> Recipe:

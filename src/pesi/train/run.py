@@ -111,7 +111,7 @@ def run_training(
         say: Told what happens, a line at a time.
         show_progress: Whether to show a progress bar on stderr.
         callbacks: Further Lightning callbacks.
-        part: Which of several runs this is, for the bar.
+        part: Which of several runs this is.
 
     Returns:
         The contents of `result.json`; empty in a process other than the first.
@@ -129,17 +129,17 @@ def run_training(
     settings = run.settings
     check_accelerator(settings.accelerator, settings.devices)
     with prepared(settings.threads, devices=settings.devices, workers=settings.workers) as threads:
-        return _train(run, threads, say, RunProgress(run.score, part or PartOf()) if show_progress else None, callbacks)
+        return _train(run, threads, say, show_progress, callbacks, part or PartOf())
 
 
 def _train(
-    run: AnyRun, threads: int, say: Say, progress: RunProgress | None, callbacks: tuple[Callback, ...]
+    run: AnyRun, threads: int, say: Say, show: bool, callbacks: tuple[Callback, ...], part: PartOf
 ) -> dict[str, Any]:
     folder, recipe, settings, checkpoint = run.folder, run.recipe, run.settings, run.folder / LAST
     first = os.environ.get("LOCAL_RANK", "0") == "0"
     if first:
         write_json(folder / "environment.json", environment(threads))
-    training, validation = (run.pictures(split, progress is not None and first) for split in ("train", "val"))
+    training, validation = (run.pictures(split, show and first) for split in ("train", "val"))
 
     L.seed_everything(recipe.seed, verbose=False)
     weights = None if checkpoint.is_file() else weights_file(recipe, settings)
@@ -158,7 +158,7 @@ def _train(
         recipe,
         settings,
         best_by=run.best_by if recipe.select == "best" else None,
-        progress=progress,
+        progress=RunProgress(run.score, part) if show else None,
         callbacks=callbacks,
     )
     say(
@@ -175,7 +175,7 @@ def _train(
             training_loader(training, recipe, settings.workers, trainer),
             validation_loader(validation, recipe, settings.workers, trainer),
             checkpoint=checkpoint,
-            resume=f"pesi train --resume {folder}",
+            resume=f"pesi train --resume {part.whole or folder}",
             say=say,
         )
     if not trainer.is_global_zero:
