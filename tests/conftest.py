@@ -13,10 +13,24 @@ import pytest
 import torch
 from PIL import Image as PillowImage
 
+from pesi.bundle.card import model_card
+from pesi.bundle.config import (
+    BundleConfig,
+    MemberConfig,
+    NetworkConfig,
+    PreprocessConfig,
+    TemperatureConfig,
+    save_bundle,
+    task_config,
+)
 from pesi.cli.divide import fold_table
 from pesi.cli.train import score_folds
 from pesi.datasets.records import record_table
+from pesi.decide.calibration import VectorScaling
+from pesi.decide.novelty import fit_novelty, novelty_config
 from pesi.predict.classifier import Classifier
+from pesi.predict.fitting import id_list
+from pesi.predict.regions import looking_at
 from pesi.taxonomy import TASKS
 from pesi.train.folder import RunSettings
 from pesi.train.folds import run_folds, start_folds
@@ -139,3 +153,64 @@ def folds_run(tmp_path_factory: pytest.TempPathFactory, folds_spots: pd.DataFram
     run_folds(folder, show_progress=False)
     score_folds(folder)
     return folder
+
+
+# Of each network: the fold that it has not seen, its region, temperature, and whether it knows what is new.
+SEVERAL = ((0, "image", 0.6, True), (1, "image", 1.7, True), (0, "lesion", 0.9, False), (1, "lesion", 1.3, False))
+FOLDS = (tuple(f"train_{index:03d}" for index in range(9)), tuple(f"train_{index:03d}" for index in range(9, 24)))
+
+
+def write_several(folder: Path, head: str = "multiclass") -> Path:
+    """A bundle of four small random networks, of two folds and two regions, calibrated all otherwise; its folder."""
+    rng = np.random.default_rng(0)
+    networks, members, novelty = [], [], []
+    for number, (fold, region, temperature, knows) in enumerate(SEVERAL):
+        torch.manual_seed(number)
+        outputs = 3 if head == "multiclass" else 2
+        network = NetworkConfig(name="pesi_lite0", num_classes=outputs, options={"alpha": 0.5})
+        networks.append(network.create())
+        torch.nn.init.normal_(networks[-1].fc.weight, 0, 0.01)
+        preprocess = PreprocessConfig(
+            source_size=72,
+            size=64 if region == "image" else 72,
+            geometry="squeeze",
+            mean=(0.5, 0.5, 0.5),
+            std=(0.25, 0.3, 0.35),
+        )
+        preprocess = looking_at(preprocess, (region,))
+        vector = VectorScaling(weight=(1.5, 0.5, 1.0)[:outputs], bias=(0.3, 0.0, -0.2)[:outputs], how="made up")
+        members.append(
+            MemberConfig(
+                network=network,
+                preprocess=preprocess,
+                temperature=TemperatureConfig(value=temperature),
+                vector=vector if number == 2 else None,
+                fold=fold,
+            )
+        )
+        features = np.abs(rng.normal(size=(40, networks[-1].num_features))).astype(np.float32)
+        novelty.append(fit_novelty(features) if knows else None)
+    known = next(each for each in novelty if each is not None)
+    config = BundleConfig(
+        name=f"several-{head}",
+        members=tuple(members),
+        folds=tuple(id_list(ids) for ids in FOLDS),
+        task=task_config(TASKS["isic2017"], head),
+        views="flips4",
+        temperature=TemperatureConfig(value=1.4),
+        novelty=novelty_config(known, {"made up": rng.uniform(1e5, 1e6, 20)}),
+    )
+    save_bundle(folder, config, networks, card=model_card(config), novelty=novelty, keep="float16")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def several_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of `write_several`; not to be changed."""
+    return write_several(tmp_path_factory.mktemp("several") / "several")
+
+
+@pytest.fixture(scope="session")
+def several(several_folder: Path) -> Classifier:
+    """A classifier of four networks, of two folds and two regions; not to be changed."""
+    return Classifier.load(several_folder, device="cpu")

@@ -151,6 +151,7 @@ class BundleConfig(CommonConfig):
             for what, a, b in (
                 ("source_size", first.source_size, other.source_size),
                 ("geometry", first.geometry, other.geometry),
+                ("corrections", first.corrections, other.corrections),
                 ("number of regions", len(first.regions), len(other.regions)),
             ):
                 if a != b:
@@ -210,12 +211,16 @@ class BundleConfig(CommonConfig):
         """What it is, in a line."""
         looks = " and ".join(dict.fromkeys(name for member in self.members for name in member.preprocess.regions))
         sizes = " and ".join(dict.fromkeys(str(member.preprocess.size) for member in self.members))
-        networks = " and ".join(dict.fromkeys(member.network.name for member in self.members))
-        many = f"{len(self.members)} networks ({networks})" if len(self.members) > 1 else networks
         return (
-            f"{self.bundle_id}: {many}, {sizes} px, looks at the {looks}, "
+            f"{self.bundle_id}: {self.network_names}, {sizes} px, looks at the {looks}, "
             f"views {self.views}, tells {', '.join(self.outputs)}"
         )
+
+    @property
+    def network_names(self) -> str:
+        """Such as "pesi50", or "10 networks (pesi_lite0)"."""
+        names = " and ".join(dict.fromkeys(member.network.name for member in self.members))
+        return f"{len(self.members)} networks ({names})" if len(self.members) > 1 else names
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.summary}>"

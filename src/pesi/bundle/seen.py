@@ -54,7 +54,7 @@ def seen_images(config: BundleConfig, image_ids: Sequence[str], *, of: Sequence[
     trained, calibrated, chosen = (_count(part, image_ids, whole) for part in parts)
     held_out = sum(fold is not None for fold in fold_indices(config, image_ids))
     known = all(part.get("ids") for part in parts[:2]) or bool(config.folds)
-    return Seen(trained - held_out if config.folds else trained, held_out, calibrated, chosen, known)
+    return Seen(max(trained - held_out, 0), held_out, calibrated, chosen, known)
 
 
 def fold_indices(config: BundleConfig, image_ids: Sequence[str]) -> list[int | None]:

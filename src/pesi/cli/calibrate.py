@@ -122,8 +122,7 @@ def calibrate(
         rows = chosen_records(data, dataset, known, skip_missing)
         rows = rows[~rows["image_id"].isin(not_trained)]
         rows = rows.sample(min(len(rows), NOVELTY_IMAGES), random_state=seed)
-        regions = 1 if len(classifier.members) == 1 else None
-        training = _outputs(classifier, rows, cache, show, regions=regions).features
+        training = _outputs(classifier, rows, cache, show, known=True).features
     config, novelty = fit_decisions(
         classifier.config,
         outputs,
@@ -163,9 +162,9 @@ def _looking_at(classifier: Classifier, regions: list[RegionName]) -> Classifier
 
 
 def _outputs(
-    classifier: Classifier, records: pd.DataFrame, cache: Path | None, show: bool, *, regions: int | None = None
+    classifier: Classifier, records: pd.DataFrame, cache: Path | None, show: bool, *, known: bool = False
 ) -> Outputs:
-    """What the networks that have not seen them give for the records' images, of all regions or the first few."""
+    """What the networks that have not seen them give for the records' images; of known ones all networks' features."""
     import numpy as np
     from tqdm import tqdm
 
@@ -174,6 +173,7 @@ def _outputs(
     from pesi.predict.fitting import network_outputs
 
     paths = list(records["path"])
+    regions = 1 if known and len(classifier.members) == 1 else None  # the first is enough for its features
     squares = [
         cached_squares(paths, region, cache_dir=str(cache) if cache else None)
         for region in classifier.regions[:regions]
@@ -183,6 +183,6 @@ def _outputs(
             classifier,
             lambda i: np.stack([square[i] for square in squares]),
             len(paths),
-            folds=classifier.folds_of(list(records["image_id"])) if regions is None else None,
+            folds=None if known else classifier.folds_of(list(records["image_id"])),
             progress=lambda done, total: move(bar, done),
         )

@@ -101,8 +101,9 @@ def evaluate(
     classifier = load(bundle, device=device)
     records = records_of_task(records, classifier.task, skip_other_diagnoses)
     provenance["ids"] = _ids_hash(records)
+    held_out = seen_images(classifier.config, list(records["image_id"])).held_out
+    say_held_out(classifier, held_out, len(records))
     thresholds = thresholds_of(classifier, operating_point)
-    say_held_out(classifier, seen_images(classifier.config, list(records["image_id"])).held_out, len(records))
     with tqdm(total=len(records), unit="image", desc="predicting", disable=not show, leave=False) as bar:
         table = predicted_table(classifier, records, views=views, progress=lambda done: move(bar, done))
     evaluation = evaluate_predictions(
@@ -116,12 +117,16 @@ def evaluate(
         pictures = _examples(classifier, records, table)
     provenance |= {
         "bundle": classifier.config.bundle_id,
-        "network": classifier.config.network.name,
-        "attention form": str(classifier.config.network.options.get("attention", "spatial")),
+        "network": classifier.config.network_names,
+        "attention form": " and ".join(
+            dict.fromkeys(str(m.network.options.get("attention", "spatial")) for m in classifier.config.members)
+        ),
         "views": views or classifier.config.views,
         "temperature": f"{classifier.config.temperature.value:.3f}: {classifier.config.temperature.how}",
         "thresholds": operating_point or "0.5",
     }
+    if held_out:
+        provenance["out of fold"] = f"{held_out} of the images, each answered by the networks that have not seen it"
     _write(out, evaluation, table, f"{classifier.config.name} on {split}", provenance, summary, pictures)
 
 
@@ -205,7 +210,8 @@ def _examples(classifier: Classifier, records: pd.DataFrame, table: pd.DataFrame
         for kind, row in (("the clearest", own.nlargest(1, name)), ("the worst missed", own.nsmallest(1, name))):
             if len(row):
                 image_id, path, value = row["image_id"].iloc[0], row["path"].iloc[0], float(row[name].iloc[0])
-                png = explanation_png(explain(classifier, path, class_name=name), title=str(image_id))
+                own_networks = classifier.of_fold(classifier.folds_of([image_id])[0])
+                png = explanation_png(explain(own_networks, path, class_name=name), title=str(image_id))
                 pictures.append((f"{kind} {name.replace('_', ' ')}: {image_id}, probability {value:.3f}", png))
     return pictures
 

@@ -141,21 +141,28 @@ def draw_explanation(
         check_whole_image(classifier)
     prediction = prediction or classifier.predict(image, gates=gates)
     name = class_name or prediction.most_probable
-    regions = classifier.config.preprocess.regions
+    regions = classifier.region_names
     explanations = [explain_image(classifier, image, class_name=name, region=i) for i in range(len(regions))]
     lesion, inside = None, None
     if mask is not None and isinstance(image, Path):
-        preprocess = classifier.config.preprocess
-        lesion = lesion_mask(mask, image, size=preprocess.size, geometry=preprocess.geometry)
         whole = explanations[0]
+        geometry = classifier.config.preprocess.geometry
+        lesion = lesion_mask(mask, image, size=whole.image.shape[0], geometry=geometry)
         maps = {"class activation": whole.cam, **whole.attention, "blended": whole.blended}
         inside = {key: attention_inside(values, lesion) for key, values in maps.items()}
     probability = prediction.probabilities[name]
-    titles = ["The whole image" if region == "image" else "The lesion, found and cropped" for region in regions]
-    if len(regions) == 2 and np.array_equal(explanations[0].image, explanations[1].image):
-        found = finds_lesion(classifier.regions[regions.index("lesion")], decode_image(image))
-        why = "The lesion fills the picture" if found else "No lesion was found"
-        titles[regions.index("lesion")] = f"{why}: the whole image again"
+    squares, titles = classifier.squares(image), []
+    for index, region in enumerate(regions):
+        title = "The whole image" if region == "image" else "The lesion, found and cropped"
+        if (
+            region == "lesion"
+            and "image" in regions
+            and np.array_equal(squares[index], squares[regions.index("image")])
+        ):
+            found = finds_lesion(classifier.regions[index], decode_image(image))
+            title = f"{'The lesion fills the picture' if found else 'No lesion was found'}: the whole image again"
+        networks = len(classifier.looking_at(index))
+        titles.append(title + f"; maps of {networks} networks, averaged" * (networks > 1))
     shown = image.name if isinstance(image, Path) else prediction.image_id
     said = f"{shown}: {name} {probability:.3f}, all views averaged"
     if prediction.no_result:

@@ -178,11 +178,10 @@ def _mass_shifts(
     made_fold: NDArray[np.int64],
 ) -> tuple[MassShift | None, MassShift | None]:
     """Of the class activation map and of the Pesi attention, for the class `called` before, (N,)."""
-    size = classifier.config.preprocess.size
     marked = maps_of(classifier, [each.image for each in made.values()], called, made_fold)
     rows: dict[str, list[tuple[float, float, float]]] = {"cam": [], "attention": []}
     for (index, perturbed), maps in zip(made.items(), marked, strict=True):
-        cover = resize(np.where(perturbed.changed, np.uint8(255), np.uint8(0)), size, size) / 255
+        cover = resize(np.where(perturbed.changed, np.uint8(255), np.uint8(0)), *maps.cam.shape) / 255
         area = float(cover.mean())
         rows["cam"].append((mass_on(plain[index].cam, cover), mass_on(maps.cam, cover), area))
         before, after = plain[index].attention, maps.attention

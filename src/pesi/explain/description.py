@@ -262,9 +262,8 @@ def attention_shares(classifier: Classifier, explanation: Explanation, mask: Mas
         DataError: The classifier looks at the lesion only.
     """
     check_whole_image(classifier)
-    preprocess = classifier.config.preprocess
     gray = np.where(mask, np.uint8(255), np.uint8(0))
-    inside = fit_square(gray, preprocess.size, preprocess.geometry) > 127
+    inside = fit_square(gray, explanation.image.shape[0], classifier.config.preprocess.geometry) > 127
     maps = {"class activation": explanation.cam, **explanation.attention, "blended": explanation.blended}
     return {name: attention_inside(values, inside) for name, values in maps.items()}
 

@@ -62,7 +62,7 @@ def attention_inside(values: NDArray[np.float32], mask: NDArray[np.bool_]) -> fl
 def localise(
     classifier: Classifier, records: pd.DataFrame, *, progress: Callable[[int], None] | None = None
 ) -> pd.DataFrame:
-    """Share of every map inside the lesion, for each image that has a mask.
+    """Share of every map inside the lesion, for each image that has a mask, by the networks that have not seen it.
 
     Args:
         classifier: The classifier.
@@ -78,11 +78,11 @@ def localise(
     """
     check_whole_image(classifier)
     preprocess = classifier.config.preprocess
-    rows = []
+    rows: list[dict[str, object]] = []
     masked = records[records["mask_path"].notna()]
     for image_id, path, mask_path in zip(masked["image_id"], masked["path"], masked["mask_path"], strict=True):
-        explanation = explain(classifier, path)
-        mask = lesion_mask(mask_path, path, size=preprocess.size, geometry=preprocess.geometry)
+        explanation = explain(classifier.of_fold(classifier.folds_of([image_id])[0]), path)
+        mask = lesion_mask(mask_path, path, size=explanation.image.shape[0], geometry=preprocess.geometry)
         maps = {"class activation": explanation.cam, **explanation.attention, "blended": explanation.blended}
         shares = {name: attention_inside(values, mask) for name, values in maps.items()}
         rows.append({"image_id": image_id, "area": float(mask.mean()), **shares})

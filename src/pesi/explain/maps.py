@@ -21,7 +21,7 @@ Map = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Explanation:
-    """Maps of one image, all in the picture's geometry.
+    """Maps of one image, all in the picture's geometry; of several networks their means.
 
     Attributes:
         image: What the network saw, (S, S, 3).
@@ -47,7 +47,8 @@ def explain(
     """Explain one image's prediction by maps that are part of the network's own arithmetic.
 
     The class activation map is exact, because the network ends in pool + linear (Zhou et al., CVPR 2016). A stage's
-    attention is the mean of M over its blocks and channels.
+    attention is the mean of M over its blocks and channels. Of several networks that look at the region (those alike,
+    see `Classifier.looking_at`) each map is the mean of theirs.
 
     Args:
         classifier: The classifier.

@@ -21,7 +21,7 @@ from pesi.decide.uncertainty import uncertainty_of
 from pesi.errors import ChoiceError
 from pesi.images.pixels import ImageSource, pixels
 from pesi.images.quality import quality_verdicts
-from pesi.images.regions import Region
+from pesi.images.regions import Region, RegionName
 from pesi.images.transforms import Image
 from pesi.images.views import VIEWS, cut_views
 from pesi.nn.cnn import PesiCNN, PesiMaps
@@ -119,12 +119,13 @@ class Classifier(Predictor, Shared):
         self.device = torch_device(device)
         for network in self.networks:
             network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        regions: dict[str, Region] = {}
         looks = [regions_of(member.preprocess, device=str(self.device)) for member in self.config.members]
-        for region in (region for own in looks for region in own):
-            regions.setdefault(region.key, region)
+        names = [name for member in self.config.members for name in member.preprocess.regions]
+        regions: dict[str, tuple[RegionName, Region]] = {}
+        for name, region in zip(names, (region for own in looks for region in own), strict=True):
+            regions.setdefault(region.key, (name, region))
         keys = list(regions)
-        self.regions = tuple(regions.values())
+        self.region_names, self.regions = (tuple(each) for each in zip(*regions.values(), strict=True))
         self.members = tuple(
             Member(config, network, novelty, tuple(keys.index(region.key) for region in own))
             for config, network, novelty, own in zip(
@@ -204,6 +205,7 @@ class Classifier(Predictor, Shared):
             return self
         if fold not in self._folds:
             own = [index for index, member in enumerate(self.members) if member.config.fold == fold]
+            own.sort(key=lambda index: self.members[index].regions)  # its first region is that of the bundle
             members = tuple(self.config.members[index].model_copy(update={"fold": None}) for index in own)
             self._folds[fold] = Classifier(
                 self.config.model_copy(update={"members": members, "folds": ()}),
@@ -338,9 +340,7 @@ class Classifier(Predictor, Shared):
         ) -> Prediction:
             cases = () if reference is None else reference.nearest(answer.mean_features[0], similar)
             verdicts = self._verdicts(reading, answer, gates)
-            return self.prediction(
-                image_id, path, answer.logits[0], views, seconds, verdicts, cases, thumbnail=reading.thumbnail
-            )
+            return self.prediction(image_id, path, answer.logits[0], views, seconds, verdicts, cases, reading.thumbnail)
 
         def read(source: ImageSource, image_id: str) -> Reading:
             reading = self.read(source, gates=gates)

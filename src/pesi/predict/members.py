@@ -181,7 +181,7 @@ def novelty_scores(outputs: Outputs, novelty: Sequence[NoveltyStatistics | None]
 
 
 def mean_maps(maps: Sequence[PesiMaps]) -> PesiMaps:
-    """Maps of one picture by several networks, averaged; attention and energy where all have the block."""
+    """Maps of one picture by M networks, averaged, attention and energy where all have the block; logits (M, K)."""
     if len(maps) == 1:
         return maps[0]
 
@@ -192,5 +192,6 @@ def mean_maps(maps: Sequence[PesiMaps]) -> PesiMaps:
         each: list[dict[str, torch.Tensor]] = [getattr(one, name) for one in maps]
         return {key: mean([one[key] for one in each]) for key in each[0] if all(key in one for one in each)}
 
-    logits, features, cam = (mean([getattr(one, name) for one in maps]) for name in ("logits", "features", "cam"))
+    logits = torch.cat([one.logits for one in maps])
+    features, cam = (mean([getattr(one, name) for one in maps]) for name in ("features", "cam"))
     return PesiMaps(logits, features, cam, shared("attention"), shared("energy"))

@@ -104,6 +104,8 @@ def calibration_section(
     """
     config = classifier.config
     names, head = config.outputs, config.task.head
+    # Of several networks the logits come calibrated, each network's by itself.
+    methods = METHODS | ({"none": "each network calibrated by itself"} if len(config.members) > 1 else {})
     targets = audit_targets(data, classifier)
     probabilities = crossfitted_probabilities(data, classifier, options)
     if not data.fitted_on:
@@ -139,20 +141,20 @@ def calibration_section(
         },
         {
             title: figures.reliability_figure(
-                {METHODS[method]: points for method, points in curves.items()},
+                {methods[method]: points for method, points in curves.items()},
                 xlabel=f"predicted probability, {title}",
             )
             for title, curves in diagrams.items()
         },
         shown={
-            "methods": METHODS,
+            "methods": methods,
             "classes": names,
             # The class whose error is most above what a perfect model would show.
             "worst": {
                 method: max(names, key=lambda name: s.values[f"ece/{name}"] - s.perfect[f"ece/{name}"][0])
                 for method, s in scores.items()
             },
-            "better": [METHODS[m] for m, found in differences.items() if m != "shipped" and found["nll"]["ci"][1] < 0],
+            "better": [methods[m] for m, found in differences.items() if m != "shipped" and found["nll"]["ci"][1] < 0],
             "best": min(differences, key=lambda method: float(differences[method]["nll"]["value"])),
         },
     )

@@ -70,22 +70,24 @@ def _parameters(classifier: Classifier) -> dict[str, int]:
         network.name, num_classes=network.num_classes, **(dict(network.options) | {"attention": "none"})
     )
     ours, theirs = (sum(p.numel() for p in model.parameters()) for model in (classifier.network, without))
-    return {"with": ours, "without": theirs, "blocks": len(classifier.network.alphas())}
+    blocks, networks = len(classifier.network.alphas()), len(classifier.networks)
+    return {"with": ours, "without": theirs, "blocks": blocks, "networks": networks}
 
 
 def _learned(classifier: Classifier, data: AuditData) -> dict[str, Any] | None:
-    alphas = {name: float(alpha.detach().abs().mean()) for name, alpha in classifier.network.alphas().items()}
+    looking = [member.network.alphas() for member in classifier.looking_at()]
+    alphas = [float(alpha.detach().abs().mean()) for own in looking for alpha in own.values()]
     if not alphas:
         return None
     energies: dict[str, list[float]] = {}
     with torch.inference_mode():
         for image in data.images[:_ENERGY_IMAGES]:
             for name, energy in classifier.look(image).maps.energy.items():
-                if name in alphas:  # the other blocks have no attention
+                if name in looking[0]:  # the other blocks have no attention
                     energies.setdefault(name, []).append(float(energy[0]))
     return {
         "start": classifier.config.network.options.get("alpha", 0.001),
-        "alphas": list(alphas.values()),
+        "alphas": alphas,
         "energies": [float(np.mean(energy)) for energy in energies.values()],
         "images": min(len(data), _ENERGY_IMAGES),
     }
