@@ -363,8 +363,8 @@ def test_killed_at_random_it_ends_in_the_same_bundle_and_trains_nothing_twice(sp
             assert process.wait(timeout=600) == 0
     folder, rng, seen = tmp_path / "killed", random.Random(1), 0
     finished: dict[str, int] = {}
-    for _ in range(rounds(5)):
-        goal, deadline = seen + rng.randint(1, 5), time.monotonic() + 300
+    for _ in range(rounds(3)):
+        goal, deadline = seen + rng.randint(1, 9), time.monotonic() + 300
         while len(list(steps(folder))) < goal and process.poll() is None:
             assert time.monotonic() < deadline
             time.sleep(0.01)
