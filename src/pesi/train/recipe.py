@@ -142,8 +142,9 @@ class CommonRecipe(Section):
         return str(value) if value == 32 else value  # --set precision=32 is a number to TOML
 
     def to_toml(self) -> str:
-        """The recipe as TOML, every field written out."""
-        return tomli_w.dumps(self.model_dump(mode="json"))
+        """The recipe as TOML, every field written out but members where there are none, which so can be appended."""
+        values = self.model_dump(mode="json")
+        return tomli_w.dumps({key: value for key, value in values.items() if key != "members" or value})
 
     def resolved(self) -> Self:
         """The same recipe with "auto" replaced by what this machine does."""
