@@ -77,6 +77,46 @@ def test_only_the_bundle_is_fetched_and_only_once(server, published):
     assert len(server.fetched()) == len(set(server.fetched()))
 
 
+def test_several_networks_there_and_back_and_offline(server, several, several_folder, spots, monkeypatch, tmp_path):
+    import huggingface_hub.constants as settings
+
+    several.push_to_hub(NAME, endpoint=server.endpoint, token=TOKEN)
+    repository = server.repositories[NAME]
+    names = {path.name for path in several_folder.iterdir()}
+    assert {f"model-{index}.safetensors" for index in range(4)} < names
+    assert names <= set(repository.commits[-1][1]) <= {*names, ".gitattributes"}
+    # What is no network of the bundle stays on the hub, whatever it is called.
+    repository.commit({"model.bin": pickle.dumps(print), "other-model-0.safetensors": b"1", "model-0.pt": b"2"})
+    again = Classifier.from_pretrained(NAME, device="cpu", endpoint=server.endpoint, token=TOKEN)
+    assert set(server.fetched()) == names
+    path = spots["path"].iloc[0]
+    assert again.predict(path) == several.predict(path)
+    whole = sum(len((several_folder / name).read_bytes()) for name in names)
+    with pytest.raises(BundleError, match=f"has {whole:,} bytes, over the limit"):
+        Classifier.from_pretrained(NAME, max_bytes=whole - 1, endpoint=server.endpoint, token=TOKEN)
+    asked = len(server.requests)
+    monkeypatch.setattr(settings, "HF_HUB_OFFLINE", True)
+    offline = load(f"hf://{NAME}", device="cpu")
+    assert (offline.config, len(server.requests)) == (again.config, asked)
+    assert offline.predict(path) == several.predict(path)
+    for link in offline.folder.glob("model-2.safetensors"):
+        link.unlink()
+    with pytest.raises(BundleError, match="was not fetched before"):
+        load(f"hf://{NAME}", device="cpu")
+
+
+def test_one_damaged_network_of_several_is_seen(server, several_folder):
+    repository = server.repositories[NAME] = Repository()
+    files = {path.name: path.read_bytes() for path in several_folder.iterdir()}
+    repository.commit(files | {"model-3.safetensors": files["model-2.safetensors"]})
+    with pytest.raises(BundleError, match=r"model-3\.safetensors is not the file that config\.json names"):
+        load(f"hf://{NAME}")
+    repository.commits.clear()
+    repository.commit({name: data for name, data in files.items() if name != "model-1.safetensors"})
+    with pytest.raises(BundleError, match=r"has no model-1\.safetensors"):
+        load(f"hf://{NAME}")
+
+
 def test_a_revision_can_be_pinned(server, published, tiny_run):
     old = published.commits[0][0]
     config = json.loads((tiny_run / "bundle" / "config.json").read_text()) | {"name": "renamed"}

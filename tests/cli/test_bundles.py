@@ -83,11 +83,21 @@ def test_what_cannot_be_opened_is_listed_with_the_reason(also, tmp_path: Path, v
     assert last["problem"] is not None
     assert (last["classes"], last["measured"], last["licence"]) == (None, None, "CC BY-NC 4.0")
     assert last["kind"] == values.get("kind", "classifier")
-    assert last["format_version"] == values.get("format_version", 1)
+    shipped = json.loads((bundle_folder() / "config.json").read_text())
+    assert last["format_version"] == values.get("format_version", shipped["format_version"])
     said = run(status=1).stdout
     (line,) = (line for line in said.splitlines() if "  problem  " in line)
     assert re.search(problem, line), line
     assert "mean AUC" in said
+
+
+def test_one_of_several_networks(also, several_folder: Path) -> None:
+    also(InstalledBundle("several", several_folder, "clinic-bundles", "1.2"))
+    last = json.loads(run("--json").stdout)[-1]
+    assert (last["name"], last["problem"], last["format_version"]) == ("several", None, 2)
+    assert last["classes"] == ["melanoma", "seborrheic_keratosis", "nevus"]
+    assert last["bytes"] == sum(len(path.read_bytes()) for path in several_folder.iterdir())
+    assert f"{last['bytes'] / 1e6:.1f} MB" in run().stdout.split("\n\n")[-1]
 
 
 def test_what_its_name_does_not_find(also, tmp_path: Path) -> None:

@@ -196,6 +196,10 @@ def _provenance(classifier: Classifier, sets: list[AuditData], seed: int, replic
     from pesi.version import __version__
 
     rows = {"bundle": classifier.config.answer_id, "pesi-cnn": __version__, "Python": platform.python_version()}
+    if len(classifier.members) > 1:
+        rows["networks"] = (
+            f"{classifier.config.network_names}: probabilities, features and maps are the means of theirs"
+        )
     for part in sets:
         ids = list(part.records["image_id"])
         had = seen_images(classifier.config, ids)

@@ -211,7 +211,9 @@ def _retrieval(data: AuditData, k: int) -> dict[str, Retrieval]:
     kinds = np.unique(data.classes)
     if len(kinds) < 2 or len(lesions) - int(np.bincount(lesions).max()) < k:
         return {}
-    found = retrieval(data.features, data.classes, lesions, k=k, groups=data.groups)
+    # Networks of different folds have no feature in common: theirs stand side by side, so that none is like another's.
+    columns = [np.where(data.made_fold[:, None] == fold, data.features, 0) for fold in np.unique(data.made_fold)]
+    found = retrieval(np.concatenate(columns, axis=1), data.classes, lesions, k=k, groups=data.groups)
     return {
         "all classes, each counted alike" if kind is None else data.task.class_names[kind]: value
         for kind, value in found.items()

@@ -209,6 +209,7 @@ def uncertainty_section(
     values = {
         "images": len(data),
         "views": samples.shape[1],
+        "networks": len(classifier.members),
         "fitted_on": data.fitted_on,
         # Multi-label heads have none.
         "conformal": {key: _coverage_values(float(key), c) for key, c in coverages.items()} or None,
