@@ -191,6 +191,32 @@ def test_calibrate_lets_a_network_look_at_the_lesion_too(tmp_path, tiny_run, spo
     np.testing.assert_allclose(ours.features, theirs.features, atol=1e-5)
 
 
+def test_images_of_its_folds_are_audited_by_networks_that_have_not_seen_them(tmp_path, several_folder, spots):
+    """Every section, with several networks of two regions and sizes."""
+    some = spots.iloc[::2]
+    some.to_csv(tmp_path / "spots.csv", index=False)
+    said = CliRunner().invoke(
+        app,
+        [
+            *("audit", str(several_folder), "--data", str(tmp_path / "spots.csv"), "--split", "all", "--no-progress"),
+            *("--out", str(tmp_path / "out"), "--replicates", "100", "--stress-images", "10"),
+            *("--cache", str(tmp_path / "cache")),
+        ],
+    )
+    assert said.exit_code == 0, said.output
+    assert "12 of the 18 images are of the folds that made several-multiclass" in said.stderr
+    audit = json.loads((tmp_path / "out" / "audit.json").read_text())
+    assert set(audit["sets"][0]["sections"]) == FIRST
+    assert audit["sets"][0]["fitted_on"] is False
+    report = (tmp_path / "out" / "report.html").read_text()
+    assert "4 networks (pesi_lite0): probabilities, features and maps are the means of theirs" in report
+    written = pd.read_csv(tmp_path / "out" / "predictions-spots-all.csv").set_index("image_id")
+    classifier, row = load(several_folder), some.iloc[2]
+    (own,) = classifier.of_fold(0).predict([row["path"]], gates=False)
+    for name, value in own.probabilities.items():
+        assert written.loc[row["image_id"], name] == pytest.approx(value, abs=1e-5)
+
+
 def test_images_that_trained_the_network_are_not_audited(tiny_run, spots):
     classifier = load(tiny_run / "bundle")
     training, validation = (spots[spots["split"] == split] for split in ("train", "val"))
