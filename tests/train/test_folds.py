@@ -284,6 +284,7 @@ REFUSED = {
     "head": (['loss.head="multilabel"'], "member 'other' differs in loss.head"),
     "source size": (["picture.source_size=80"], "member 'other' differs in picture.source_size: 80, not 72"),
     "geometry": (["picture.geometry=pad"], "member 'other' differs in picture.geometry|member other: picture.geometry"),
+    "corrections": (['picture.corrections=["hair_removal"]'], "member 'other' differs in picture.corrections"),
     "regions": (['predict_regions=["image", "lesion"]'], "member 'other' differs in number of regions"),
     "precision of the weights": (["weights=float16"], "member 'other' differs in weights: float16, not float32"),
     "a key": (["epoch=3"], "member other: unknown key 'epoch'"),

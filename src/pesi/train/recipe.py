@@ -232,6 +232,7 @@ class Recipe(CommonRecipe):
                 ("loss.head", self.loss.head, own.loss.head),
                 ("picture.source_size", self.picture.source_size, own.picture.source_size),
                 ("picture.geometry", self.picture.geometry, own.picture.geometry),
+                ("picture.corrections", self.picture.corrections, own.picture.corrections),
                 ("number of regions looked at", len(self.looks_at), len(own.looks_at)),
                 ("weights", self.weights, own.weights),
             ):
