@@ -86,7 +86,8 @@ def test_several_networks_there_and_back_and_offline(server, several, several_fo
     assert {f"model-{index}.safetensors" for index in range(4)} < names
     assert names <= set(repository.commits[-1][1]) <= {*names, ".gitattributes"}
     # What is no network of the bundle stays on the hub, whatever it is called.
-    repository.commit({"model.bin": pickle.dumps(print), "other-model-0.safetensors": b"1", "model-0.pt": b"2"})
+    others = ("other-model-0.safetensors", "model-0.pt", "model-x.safetensors", "model-1/0.safetensors")
+    repository.commit({"model.bin": pickle.dumps(print), **dict.fromkeys(others, b"1")})
     again = Classifier.from_pretrained(NAME, device="cpu", endpoint=server.endpoint, token=TOKEN)
     assert set(server.fetched()) == names
     path = spots["path"].iloc[0]
@@ -103,6 +104,13 @@ def test_several_networks_there_and_back_and_offline(server, several, several_fo
         link.unlink()
     with pytest.raises(BundleError, match="was not fetched before"):
         load(f"hf://{NAME}", device="cpu")
+
+
+def test_networks_of_an_earlier_commit_are_not_fetched(server, published):
+    """A repository that once held more networks still has their files."""
+    published.commit({"model-7.safetensors": b"of an earlier commit"})
+    assert load(f"hf://{NAME}", device="cpu").folder is not None
+    assert "model-7.safetensors" not in server.fetched()
 
 
 def test_one_damaged_network_of_several_is_seen(server, several_folder):

@@ -17,6 +17,7 @@ from pesi.decide.novelty import novelty_score
 from pesi.errors import BundleError
 from pesi.images.transforms import normalise, to_tensor
 from pesi.predict.classifier import Classifier
+from pesi.predict.ensemble import Ensemble
 from pesi.predict.similar import build_reference
 
 
@@ -161,6 +162,13 @@ def test_similar_cases_are_told_by_all_networks_alike(several: Classifier, spots
         mean = np.mean(each, axis=0)
         np.testing.assert_allclose(reference.features[number], mean / np.linalg.norm(mean), atol=2e-3)
         assert reference.similar_to(several, path, k=1)[0].image_id == rows["image_id"][number]
+
+
+def test_in_an_ensemble_it_is_one_member(several: Classifier, classifier: Classifier, spots: pd.DataFrame) -> None:
+    """However many networks a bundle has, on the command line each bundle counts the same."""
+    path = spots["path"].iloc[4]
+    (found,) = Ensemble([several, classifier]).predict_many([path])
+    assert found.probabilities == pytest.approx(mean_of([several, classifier], path), abs=1e-5)
 
 
 def test_only_a_bundle_of_one_network_can_look_at_something_else(several: Classifier) -> None:

@@ -10,12 +10,11 @@ import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pesi.bundle.files import CARD, CONFIG, WEIGHTS, weights_files
+from pesi.bundle.files import CARD, CONFIG, WEIGHTS, WEIGHTS_NAME, weights_files
 from pesi.decide.novelty import NOVELTY_FILE
 from pesi.errors import BundleError
 from pesi.version import __version__
@@ -80,10 +79,9 @@ def hub_folder(
         sizes = {
             file.rfilename: file.size
             for file in info.siblings or ()
-            if any(fnmatchcase(file.rfilename, pattern) for pattern in FILES)
+            if file.rfilename in FILES or WEIGHTS_NAME.fullmatch(file.rfilename)
         }
-        networks = [file for file in sizes if file == WEIGHTS or fnmatchcase(file, MEMBERS)]
-        if CONFIG not in sizes or not networks:
+        if CONFIG not in sizes or not any(WEIGHTS_NAME.fullmatch(file) for file in sizes):
             missing = CONFIG if CONFIG not in sizes else WEIGHTS
             raise BundleError(f"{name} is no bundle: it has no {missing}.", "Check the name and the revision.")
         if unknown := [file for file, size in sizes.items() if size is None]:
@@ -112,9 +110,10 @@ def hub_folder(
 
     # By its commit, so that no later one mixes in; the config also by its name, which the cache then knows offline.
     folder = fetched(CONFIG, revision).parent
-    for file in weights_files(folder) if offline else [file for file in sizes if file != CONFIG]:
+    beside = (CARD, NOVELTY_FILE, AUDIT)
+    for file in weights_files(folder) if offline else [f for f in (*weights_files(folder), *beside) if f in sizes]:
         fetched(file, revision)
-    for file in (CARD, NOVELTY_FILE, AUDIT) if offline else ():
+    for file in beside if offline else ():
         with suppress(BundleError):  # what was fetched before
             fetched(file, revision)
     if not offline:
