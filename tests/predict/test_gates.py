@@ -42,8 +42,11 @@ def test_novelty_alone_refuses(classifier):
         update={"novelty": classifier.config.novelty.model_copy(update={"threshold": 1e-9})}
     )
     picture = np.full((200, 200, 3), 128, np.uint8)
-    assert "does not look like" in Classifier(strict, classifier.network, classifier.novelty).predict(picture).no_result
-    assert "does not look like" not in Classifier(strict, classifier.network).predict(picture).no_result
+    assert (
+        "does not look at all like"
+        in Classifier(strict, classifier.network, classifier.novelty).predict(picture).no_result
+    )
+    assert "does not look at all like" not in Classifier(strict, classifier.network).predict(picture).no_result
 
 
 def test_every_output_leaves_the_probabilities_out(classifier, spots, tmp_path):

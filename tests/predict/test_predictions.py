@@ -59,6 +59,7 @@ def test_one_image_in_every_form_is_one_prediction(classifier, spots):
     assert values(streamed) == values([expected])
 
 
+@pytest.mark.usefixtures("real_gate")  # the command has it
 def test_a_folder_gives_what_the_command_writes(classifier, folder, tiny_run):
     """Same images, same order, same ids, same columns, same numbers."""
     out = folder.parent / "out.csv"

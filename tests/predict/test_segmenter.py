@@ -37,8 +37,8 @@ CONFIG = SegmenterConfig(
 class Dark(nn.Module):
     """Stands in for a network: what is darker than mid gray is lesion."""
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return -20 * x.mean(1, keepdim=True)
+    def forward_described(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return -20 * x.mean(1, keepdim=True), x.mean((2, 3))
 
 
 def dark_segmenter(geometry: str = "squeeze", **changes) -> LesionSegmenter:
@@ -137,8 +137,8 @@ def test_a_picture_asked_for_again_is_not_looked_at_again(monkeypatch):
     """The quality gate and the lesion's crop ask in turn. A picture that was changed is another one."""
     segmenter, picture = dark_segmenter(), with_spot(96, 96, 20)
     looked_at: list[int] = []
-    look = segmenter.probabilities
-    monkeypatch.setattr(segmenter, "probabilities", lambda squares: looked_at.append(len(squares)) or look(squares))
+    look = segmenter.outputs
+    monkeypatch.setattr(segmenter, "outputs", lambda squares: looked_at.append(len(squares)) or look(squares))
     first = segmenter.segment(picture)
     first.probability[:] = 0
     again = segmenter.segment(picture.copy())

@@ -20,6 +20,7 @@ from pesi.version import __version__
 GROUP = "pesi.bundles"  # entry points of it name a package whose folder holds NAME/config.json, a folder a bundle
 OWN = "pesi-cnn"
 DEFAULTS = CLASSIFIER, SEGMENTER = "isic2017", "lesion-segmenter"  # what is taken where none is named
+GATE = "dermoscopy-gate"  # what judges every picture: nothing to choose, so it is not listed
 
 
 class InstalledBundle(NamedTuple):
@@ -99,7 +100,8 @@ def _published_folders(distribution: Distribution) -> Iterator[Path]:
 
 def _in_folder(folder: Path, distribution: str, version: str) -> Iterator[InstalledBundle]:
     for path in sorted(folder.glob(f"*/{CONFIG}")):
-        yield InstalledBundle(path.parent.name, path.parent, distribution, version)
+        if path.parent.name != GATE:
+            yield InstalledBundle(path.parent.name, path.parent, distribution, version)
 
 
 def shipped_bundle(name: str) -> Path | None:

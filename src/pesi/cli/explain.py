@@ -39,7 +39,7 @@ def explain(
 ) -> None:
     """Draw the class activation map, the attention of each stage, and both blended.
 
-    An image of poor quality, or unlike those learned from, for which `pesi predict` gives no result, is drawn too: the
+    An image of poor quality, or no dermoscopy, for which `pesi predict` gives no result, is drawn too: the
     picture says so. Of several images, those that cannot be read or drawn are named on stderr and the rest is done; the
     exit status is then 1.
 

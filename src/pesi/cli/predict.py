@@ -75,9 +75,7 @@ def predict(
     views: Annotated[
         str | None, typer.Option(help="single, flips2, flips4, grid9 or scales12. Default: the bundle's.")
     ] = None,
-    gates: Annotated[
-        bool, typer.Option(help="Give no result for an image of poor quality, or unlike those learned from.")
-    ] = True,
+    gates: Annotated[bool, typer.Option(help="Give no result for an image of poor quality, or no dermoscopy.")] = True,
     reference: Annotated[
         Path | None, typer.Option(help="A reference set (`pesi similar build`): also name the cases most like each.")
     ] = None,
@@ -88,7 +86,7 @@ def predict(
     """Predict the probability of each diagnosis, with a triage.
 
     An image that cannot be read is named on stderr and in --out, and the rest is done; the exit status is then 1, and
-    2 where none could be read. An image of poor quality, or unlike those that the classifier learned from, gives "no
+    2 where none could be read. An image of poor quality, or no dermoscopy, gives "no
     result" and the reason. A challenge's submission must hold every image: for it, the gates are off.
 
     Rows are kept in OUT.journal as they are made. Stopped at any moment, the same command and --resume goes on.

@@ -5,6 +5,7 @@ After Ronneberger, Fischer, Brox, *U-Net*, MICCAI 2015 (arXiv 1505.04597), with 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from torch.nn import functional as F
 
 from pesi.nn.cnn import PesiCNN
 from pesi.nn.models import create_model
+
+_TEXTURE_LEVELS = 3  # strides 2, 4 and 8
 
 
 class DecoderBlock(nn.Module):
@@ -77,12 +80,42 @@ class PesiSegmenter(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (N, 3, H, W), normalised, H and W at least 64 -> logits (N, 1, H, W)."""
+        return self._decoded(self.encoder.forward_pyramid(x), x)
+
+    def forward_described(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The logits of `forward`, and what the encoder saw of the whole picture (`described`), from the same pass.
+
+        Returns:
+            (N, 1, H, W) and (N, F).
+        """
         levels = self.encoder.forward_pyramid(x)
+        features = described(levels)
+        return self._decoded(levels, x), features
+
+    def _decoded(self, levels: list[Tensor], x: Tensor) -> Tensor:
         y = levels.pop()
         for block in self.decoder:
             y = block(y, levels.pop())
         logits: Tensor = self.head(y)
         return F.interpolate(logits, size=x.shape[2:], mode="bilinear", align_corners=False)
+
+
+def described(levels: Sequence[Tensor]) -> Tensor:
+    """What a pyramid's maps (N, C, H, W) say of the whole picture, wherever in it: (N, F).
+
+    First each level's mean and standard deviation of each channel over the positions, then of the finest three levels,
+    which see texture, the correlation of each two channels, as Gatys, Ecker and Bethge describe style (CVPR 2016).
+    """
+    moments, correlations = [], []
+    for number, level in enumerate(levels):
+        flat = level.float().flatten(2)
+        mean, deviation = flat.mean(2), flat.std(2, correction=0)
+        moments += [mean, deviation]
+        if number < _TEXTURE_LEVELS:
+            z = (flat - mean[..., None]) / (deviation[..., None] + 1e-3)  # a channel may be 0 everywhere
+            first, second = torch.triu_indices(flat.shape[1], flat.shape[1], 1, device=flat.device)
+            correlations.append((z @ z.mT / flat.shape[2])[:, first, second])
+    return torch.cat([*moments, *correlations], 1)
 
 
 def create_segmenter(encoder_name: str, *, width: int = 16, **options: Any) -> PesiSegmenter:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, Protocol, Self
 
@@ -20,18 +19,18 @@ from pesi.decide.novelty import NoveltyStatistics, novelty_verdict
 from pesi.decide.uncertainty import uncertainty_of
 from pesi.errors import ChoiceError
 from pesi.images.pixels import ImageSource, pixels
-from pesi.images.quality import quality_verdicts
 from pesi.images.regions import Region, RegionName
 from pesi.images.transforms import Image
 from pesi.images.views import VIEWS, cut_views
 from pesi.nn.cnn import PesiCNN, PesiMaps
 from pesi.predict.device import torch_device
+from pesi.predict.gate import picture_verdicts
 from pesi.predict.members import Member, Outputs, mean_maps, novelty_scores, outputs_of
 from pesi.predict.notebook import thumbnail
 from pesi.predict.prediction import Prediction, Refusal, Similar
 from pesi.predict.predictions import Predictor
 from pesi.predict.regions import regions_of
-from pesi.predict.segmenter import LesionSegmenter, shipped_segmenter, shipped_segmenter_folder
+from pesi.predict.segmenter import shipped_segmenter, shipped_segmenter_folder
 from pesi.predict.sharing import Shared
 from pesi.predict.stream import predict_stream
 from pesi.taxonomy import Task
@@ -132,7 +131,6 @@ class Classifier(Predictor, Shared):
                 self.config.members, self.networks, self.novelty, looks, strict=True
             )
         )
-        self.__dict__.pop("_segmenter", None)
         self._folds: dict[int, Classifier] = {}
         return self
 
@@ -178,7 +176,7 @@ class Classifier(Predictor, Shared):
         """
         image = pixels(source)
         small = b"" if isinstance(source, str | Path) else thumbnail(image)
-        return Reading(self._cut(image), self._quality(image) if gates else (), small)
+        return Reading(self._cut(image), self._judged(image) if gates else (), small)
 
     def outputs(
         self,
@@ -376,15 +374,9 @@ class Classifier(Predictor, Shared):
     def _cut(self, image: Image) -> NDArray[np.uint8]:
         return np.stack([region(image) for region in self.regions])
 
-    def _quality(self, image: Image) -> tuple[Verdict, ...]:
-        lesion = self._segmenter.segment(image) if self._segmenter is not None else None
-        mask = None if lesion is None else lesion.mask & lesion.found
-        reason = "" if lesion is None else lesion.reason
-        return quality_verdicts(image, mask=mask, not_found=reason, config=self.config.quality)
-
-    @cached_property
-    def _segmenter(self) -> LesionSegmenter | None:
-        return shipped_segmenter(device=str(self.device)) if shipped_segmenter_folder() is not None else None
+    def _judged(self, image: Image) -> tuple[Verdict, ...]:
+        segmenter = shipped_segmenter(device=str(self.device)) if shipped_segmenter_folder() is not None else None
+        return picture_verdicts(image, segmenter, self.config.quality)
 
     def _verdicts(self, reading: Reading, answer: Outputs, gates: bool) -> tuple[Verdict, ...]:
         """What the gates say of one image."""

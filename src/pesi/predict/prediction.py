@@ -39,7 +39,7 @@ class Prediction:
         triage: A level of the bundle's triage rule, or None where it has none.
         triage_reason: Why that level, in words.
         no_result: Why the prediction must not be used, in words: the refusals among the verdicts; "" where it may.
-        verdicts: What the image-quality gate and the novelty check said; empty where they were left out.
+        verdicts: What the gates (dermoscopy, quality) and the novelty check said; empty where they were left out.
         uncertainty: How unsure the probabilities are, and how far the views disagree.
         similar: The most similar cases of a reference set, with their known diagnoses; empty where none was given.
         sets: Wanted coverage, such as "0.90" -> the classes that remain possible; empty where the bundle has none.

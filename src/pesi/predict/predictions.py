@@ -121,7 +121,7 @@ class Predictor(ABC):
             image_id: One image's id; default the file's name without its ending, or "image". Of many, ids are made as
                 `pesi predict` makes them.
             views: A key of `VIEWS`; default the bundle's.
-            gates: Whether an image of poor quality, or unlike those the classifier learned from, gives no result.
+            gates: Whether an image of poor quality, or no dermoscopy, gives no result.
             stream: Give the results one by one, so that not all are held. Where a generator is given, equal names are
                 then told apart by number as they come.
             batch_size: Images (not views) at a time, of many.

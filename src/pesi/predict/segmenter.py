@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 import cv2
 import numpy as np
@@ -37,6 +37,8 @@ class LesionMask:
         area: The mask's share of the picture, 0..1.
         found: Whether the mask is to be believed as a lesion's.
         reason: Why none was found; "" where one was.
+        features: What the encoder saw of the whole picture (`nn.segmenter.described`), (F,); empty where only
+            a map was given.
     """
 
     mask: Mask
@@ -44,6 +46,14 @@ class LesionMask:
     area: float
     found: bool
     reason: str
+    features: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32), repr=False)
+
+
+class SegmenterOutputs(NamedTuple):
+    """What the network gives for N pictures: probability of lesion (N, size, size), `LesionMask.features` (N, F)."""
+
+    probabilities: NDArray[np.float32]
+    features: NDArray[np.float32]
 
 
 def largest_region(mask: Mask) -> Mask:
@@ -111,7 +121,7 @@ class LesionSegmenter(Shared):
         """
         self.device = torch_device(device)
         self.network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._latest: tuple[bytes, NDArray[np.float32]] | None = None  # a picture, and what the network said of it
+        self._latest: tuple[bytes, SegmenterOutputs] | None = None  # a picture, and what the network said of it
         return self
 
     @classmethod
@@ -153,8 +163,9 @@ class LesionSegmenter(Shared):
         image = pixels(source)
         preprocess = self.config.preprocess
         square = fit_square(image, preprocess.source_size, preprocess.geometry)
-        probability = self._probability(square)
+        (probability,), (features,) = self._output(square)
         lesion = self._lesion(unfit_square(probability, image.shape[0], image.shape[1], preprocess.geometry))
+        lesion = replace(lesion, features=features)
         if not isinstance(source, str | Path | bytes):
             return lesion
         width, height = image_size(source)
@@ -163,11 +174,11 @@ class LesionSegmenter(Shared):
         whole = unfit_square(probability, height, width, preprocess.geometry)
         return replace(lesion, mask=mask_of_size(lesion.mask, height, width), probability=whole)
 
-    def _probability(self, square: Image) -> NDArray[np.float32]:
-        """`probabilities` of one picture. The last are kept: the quality gate and the lesion's crop ask in turn."""
+    def _output(self, square: Image) -> SegmenterOutputs:
+        """`outputs` of one picture. The last are kept: the gates and the lesion's crop ask in turn."""
         key, latest = square.tobytes(), self._latest
         if latest is None or latest[0] != key:
-            self._latest = latest = key, self.probabilities([square])[0]
+            self._latest = latest = key, self.outputs([square])
         return latest[1]
 
     def find(self, image: Image) -> Mask | None:
@@ -192,8 +203,12 @@ class LesionSegmenter(Shared):
                 found.append(self._lesion(unfit_square(probability, len(square), len(square), "squeeze")))
         return found
 
-    def probabilities(self, squares: Sequence[Image] | NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Square pictures (N, S, S, 3) -> probability of lesion at the network's size, (N, size, size)."""
+    def outputs(self, squares: Sequence[Image] | NDArray[np.uint8]) -> SegmenterOutputs:
+        """What the network gives for square pictures (N, S, S, 3), N at least 1.
+
+        Raises:
+            ImageError: A picture is not square.
+        """
         preprocess = self.config.preprocess
         for square in squares:
             if square.ndim != 3 or square.shape[0] != square.shape[1]:
@@ -201,13 +216,16 @@ class LesionSegmenter(Shared):
                     f"A picture of shape {square.shape} is not square.", "Give (S, S, 3), or use segment()."
                 )
         size = preprocess.size
-        if not len(squares):
-            return np.zeros((0, size, size), np.float32)
         pictures = torch.stack([to_tensor(resize(square, size, size)) for square in squares])
         with torch.inference_mode():
             x = normalise(pictures.to(self.device), preprocess.mean, preprocess.std)
-            probabilities: NDArray[np.float32] = self.network(x)[:, 0].float().sigmoid().cpu().numpy()
-        return probabilities
+            logits, features = self.network.forward_described(x)
+            return SegmenterOutputs(logits[:, 0].float().sigmoid().cpu().numpy(), features.float().cpu().numpy())
+
+    def probabilities(self, squares: Sequence[Image] | NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Square pictures (N, S, S, 3) -> probability of lesion at the network's size, (N, size, size)."""
+        size = self.config.preprocess.size
+        return self.outputs(squares).probabilities if len(squares) else np.zeros((0, size, size), np.float32)
 
     def _lesion(self, probability: NDArray[np.float32]) -> LesionMask:
         config = self.config
