@@ -21,6 +21,7 @@ from pesi.errors import DataError, PesiError, RecipeError
 from pesi.predict.classifier import Classifier
 from pesi.train import folds as folds_module
 from pesi.train.folds import open_folds
+from pesi.train.recipe import Recipe
 
 SETS = [part for override in (*TINY, "epochs=1", "views=single") for part in ("--set", override)]
 
@@ -154,7 +155,11 @@ def test_a_finished_run_is_scored_again_and_not_begun_anew(folds_run, folds_spot
         run("train", "pesi50", "--data", write(folds_spots, tmp_path / "a.csv"), "--out", folds_run, "--folds", 5)
 
 
-def test_help_and_recipes_tell_of_folds():
+def test_help_and_recipes_tell_of_folds(tmp_path, monkeypatch):
+    recipe = tmp_path / "two.toml"
+    recipe.write_text('name = "two"\ndescription = "Two."\n[[members]]\nname = "a"\n[[members]]\nname = "b"\n')
+    monkeypatch.setattr(Recipe, "shipped_names", lambda: [str(recipe)])
+    assert "Two. With --folds a fold has: a, b.\n" in run("recipes").stdout
     told = " ".join(run("train", "--help").stdout.split())
     assert "--folds" in told
     assert "pesi train isic2017-lite0 --data photos/ --folds 5 --out runs/mine" in told

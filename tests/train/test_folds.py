@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -29,8 +30,10 @@ from pesi.cli.train import score_folds
 from pesi.errors import DataError, PesiError, RecipeError, StorageError
 from pesi.evaluate.scoring import predicted_table
 from pesi.predict.classifier import Classifier
+from pesi.synthetic import write_synthetic
 from pesi.taxonomy import TASKS
 from pesi.train import folds as folds_module
+from pesi.train.callbacks import PartOf, RunProgress
 from pesi.train.classification_module import LesionModule
 from pesi.train.folder import RunSettings
 from pesi.train.folds import open_folds, run_folds, start_folds
@@ -335,6 +338,22 @@ def test_images_and_folds_must_match(spots, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_one_bar_goes_through_all_trainings(capsys):
+    trainer = SimpleNamespace(
+        is_global_zero=True, num_training_batches=3, max_epochs=4, current_epoch=1, callback_metrics={}
+    )
+    for done in (1, 4):
+        bar = RunProgress(("val/mean_auc", "mean AUC"), PartOf(f"fold{done}-whole", done, 5))
+        bar.setup(trainer, None, "fit")  # type: ignore[arg-type]
+        bar.on_train_start(trainer)  # type: ignore[arg-type]
+        bar.on_train_epoch_start(trainer)  # type: ignore[arg-type]
+        found = bar.train_progress_bar
+        assert (found.n, found.total, found.leave) == (3 * (4 * done + 1), 60, done == 4)
+        found.refresh()
+        found.close()
+        assert f"fold{done}-whole epoch 2/4" in capsys.readouterr().err
+
+
 COMMAND = "from pesi.cli.app import main; main()"
 
 
@@ -350,15 +369,28 @@ def steps(folder: Path) -> Iterator[Path]:
         yield from folder.glob(pattern)
 
 
+def two_members_of_spots(folder: Path) -> tuple[object, ...]:
+    """Whole pictures, and the lesions that the shipped segmenter finds."""
+    (folder / "two.toml").write_text(two_members(epochs=2, seed=3).to_toml())
+    write_spots(folder).drop(columns="split").to_csv(folder / "spots.csv", index=False)
+    return folder / "two.toml", "--data", folder / "spots.csv", "--folds", 2
+
+
+def what_ships_on_drawn_lesions(folder: Path) -> tuple[object, ...]:
+    """The shipped recipe, made small."""
+    drawn = write_synthetic(folder / "drawn", train=30, val=6, test=6, size=96)
+    small = ("epochs=2", "batch_size=8", "picture.size=64", "picture.source_size=72", "views=single")
+    sets = [part for override in small for part in ("--set", override)]
+    return "isic2017-lite0", "--data", drawn, "--folds", 5, *sets
+
+
 @pytest.mark.slow
-def test_killed_at_random_it_ends_in_the_same_bundle_and_trains_nothing_twice(spots_csv, tmp_path, rounds):
-    """Two members a fold: whole pictures, and the lesions that the shipped segmenter finds."""
-    recipe = two_members(epochs=2, seed=3)
-    (tmp_path / "two.toml").write_text(recipe.to_toml())
-    given = ("train", tmp_path / "two.toml", "--data", spots_csv, "--folds", 2, "--threads", 1, "--no-progress")
+@pytest.mark.parametrize(("made", "networks"), [(two_members_of_spots, 4), (what_ships_on_drawn_lesions, 5)])
+def test_killed_at_random_it_ends_in_the_same_bundle_and_trains_nothing_twice(made, networks, tmp_path, rounds):
+    given = ("train", *made(tmp_path), "--threads", 1, "--no-progress", "--no-near-duplicates")
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     for name in ("whole", "killed"):
-        options = ("--no-near-duplicates", "--cache", tmp_path / f"cache-{name}", "--out", tmp_path / name)
+        options = ("--cache", tmp_path / f"cache-{name}", "--out", tmp_path / name)
         process = subprocess.Popen(command(*given, *options), env=environment, stderr=subprocess.DEVNULL)
         if name == "whole":
             assert process.wait(timeout=600) == 0
@@ -372,19 +404,17 @@ def test_killed_at_random_it_ends_in_the_same_bundle_and_trains_nothing_twice(sp
         time.sleep(rng.uniform(0, 0.5))
         process.send_signal(signal.SIGKILL)
         process.wait()
-        seen = len(list(steps(folder)))
-        now = stamps(folder)
-        # What was finished before stays as it was, but for the checkpoints, which go.
-        kept = {name: when for name, when in finished.items() if ".ckpt" not in name}
-        assert kept.items() <= now.items()
-        finished = now
+        seen, now = len(list(steps(folder))), stamps(folder)
+        assert finished.items() <= now.items()
+        # What was finished stays as it is, but for the checkpoints, which go.
+        finished = {name: when for name, when in now.items() if ".ckpt" not in name}
         resume = command("train", "--resume", folder, "--no-progress")
         process = subprocess.Popen(resume, env=environment, stderr=subprocess.PIPE, text=True)
     _, told = process.communicate(timeout=600)
     assert process.returncode == 0, told
-    assert {name: when for name, when in finished.items() if ".ckpt" not in name}.items() <= stamps(folder).items()
+    assert finished.items() <= stamps(folder).items()
     same(folder, tmp_path / "whole")
-    assert len(read_config(folder / "bundle").members) == 4
+    assert len(read_config(folder / "bundle").members) == networks
 
 
 @pytest.mark.slow
