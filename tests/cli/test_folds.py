@@ -221,11 +221,3 @@ def test_predict_explain_and_similar_take_it(folds_run, folds_csv, tmp_path):
     found = run("similar", "find", image, "--reference", tmp_path / "references", "--bundle", bundle).stdout
     assert len(found.splitlines()) >= 6
     assert "train_" in found
-
-
-@pytest.mark.slow
-def test_it_may_be_audited_on_its_own_images(folds_run, folds_spots, tmp_path):
-    given = ("--data", write(folds_spots[:24], tmp_path / "some.csv"), "--split", "all", "--replicates", 100)
-    told = run("audit", folds_run / "bundle", *given, "--out", tmp_path / "audit")
-    assert "of the folds that made pesi50" in told.stderr
-    assert json.loads((tmp_path / "audit" / "audit.json").read_text())
