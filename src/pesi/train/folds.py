@@ -21,6 +21,7 @@ from pesi.bundle.card import model_card
 from pesi.bundle.config import Bundle, BundleConfig, load_bundle, save_bundle
 from pesi.datasets.records import with_absolute_paths
 from pesi.datasets.splits import id_lists
+from pesi.decide.calibration import TemperatureConfig
 from pesi.errors import DataError, PesiError, RecipeError
 from pesi.files import write_json, write_text
 from pesi.nn.pretrained import load_pretrained
@@ -253,7 +254,10 @@ def write_folds_bundle(
     recipe, records = run.recipe, run.records
     fold_of, ids = run.folds["fold"].to_numpy(), list(records["image_id"])
     first = ordered[0][1].config
-    members = tuple(bundle.config.members[0].model_copy(update={"fold": fold}) for fold, bundle in ordered)
+    members = tuple(
+        bundle.config.members[0].model_copy(update={"fold": fold, "temperature": TemperatureConfig(), "vector": None})
+        for fold, bundle in ordered
+    )
     config = BundleConfig(
         name=recipe.name,
         members=members,
