@@ -22,10 +22,10 @@ from pathlib import Path
 import pandas as pd
 from pool import duplicate_pairs, pool_of
 from pydantic import BaseModel, ConfigDict
-from table import Row, Table, chosen, load_table
+from table import Table, chosen, load_table
 
 from pesi.bundle.card import keep_measured
-from pesi.bundle.config import Bundle, load_bundle, read_config
+from pesi.bundle.config import Bundle, BundleConfig, load_bundle, read_config
 from pesi.bundle.files import CONFIG
 from pesi.datasets.duplicates import clusters
 from pesi.datasets.readers import read_dataset
@@ -42,7 +42,6 @@ from pesi.train.folds import FoldsRun, out_of_fold_table, write_folds_bundle
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-PARTS = (CONFIG, "model.safetensors", "novelty.safetensors")
 
 
 class Shipped(BaseModel):
@@ -97,10 +96,12 @@ def keep(name: str, work: Path) -> list[str]:
         if not (source / "model.safetensors").is_file() or (target / CONFIG).is_file():
             continue
         target.mkdir(parents=True, exist_ok=True)
-        for file in sorted(PARTS, key=lambda part: part == CONFIG):  # the config last: then it is whole
-            looks = read_config(source).preprocess.regions[0]
-            if (source / file).is_file() and not (file.startswith("novelty") and looks != "image"):
-                shutil.copyfile(source / file, target / file)
+        config = read_config(source)
+        if config.preprocess.regions[0] != "image":  # tells nothing of novelty
+            config = config.model_copy(update={"novelty": None})
+        for file in ("model.safetensors", *(["novelty.safetensors"] if config.novelty is not None else [])):
+            shutil.copyfile(source / file, target / file)
+        write_text(target / CONFIG, config.model_dump_json(indent=2) + "\n")  # last: then it is whole
         copied.append(row.name)
     return copied
 
@@ -132,21 +133,12 @@ def trained(shipped: Shipped, name: str, table: Table) -> list[tuple[int, Bundle
         )
     if missing:
         print(f"Without {', '.join(sorted(variants - whole))}: {', '.join(missing)} are missing.", file=sys.stderr)
-    return [(_fold(row), _kept(folder / row.name)) for row in rows if row.variant in whole]
+    return [
+        (int(row.split.removeprefix("fold")), load_bundle(folder / row.name)) for row in rows if row.variant in whole
+    ]
 
 
-def _fold(row: Row) -> int:
-    return int(row.split.removeprefix("fold"))
-
-
-def _kept(folder: Path) -> Bundle:
-    config = read_config(folder)
-    if config.novelty is not None and not (folder / "novelty.safetensors").is_file():
-        write_text(folder / CONFIG, config.model_copy(update={"novelty": None}).model_dump_json(indent=2) + "\n")
-    return load_bundle(folder)
-
-
-def _alone(bundle: Bundle, index: int):  # type: ignore[no-untyped-def]
+def _alone(bundle: Bundle, index: int) -> BundleConfig:
     member = bundle.config.members[index].model_copy(update={"fold": None})
     return bundle.config.model_copy(update={"members": (member,), "folds": ()})
 
