@@ -7,6 +7,8 @@ learned from the other folds. An image whose patient's age is not known keeps it
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 from outcome import Block, Floats, Outcome, Pooled
@@ -23,7 +25,7 @@ from pesi.evaluate.audit.uncertainty import cross_fitted_sets
 from pesi.evaluate.subgroup_attributes import AGE_BANDS, MISSING
 from pesi.predict.fitting import COVERAGES
 from pesi.stats.coverage import Proportion, set_coverage
-from pesi.stats.paired import delong
+from pesi.stats.paired import PairedResult, delong
 from pesi.stats.reliability import CalibrationScores, calibration_scores
 
 FOUND = 0.9  # of all melanomas, at the threshold whose sensitivity is told by age
@@ -110,18 +112,38 @@ def _covered(share: Proportion, wanted: float) -> str:
     return _share(share) + (", within" if low <= wanted <= high else ", **outside**")
 
 
-def ages_table(outcome: Outcome, variant: str) -> str:
-    """Scores of a variant without and with the age, and the melanomas found by age; empty where folds are lacking."""
+class WithAges(NamedTuple):
+    """A variant's probabilities (N, K) before and after they know the age (N,), and what that gives."""
+
+    block: Block
+    pooled: Pooled
+    before: Floats
+    after: Floats
+    ages: Floats
+    weights: Floats
+    gain: PairedResult
+
+
+def with_ages(outcome: Outcome, variant: str) -> WithAges | None:
+    """What the age adds to a variant; None where folds are lacking."""
     found = cross_validated(outcome, variant)
     if found is None:
-        return ""
+        return None
     block, pooled, before = found
     ages = outcome.records.set_index("image_id")["age"].loc[list(pooled.image_ids)].to_numpy(np.float64)
     after, weights = cross_fitted_ages(before, ages, pooled.classes, pooled.folds)
+    scored = [outcome.task.class_names.index(name) for name in outcome.columns]
+    gain = headline_difference(outcome, pooled, after[None, :, scored], before[None, :, scored])
+    return WithAges(block, pooled, before, after, ages, weights, gain)
+
+
+def ages_table(outcome: Outcome, variant: str) -> str:
+    """Scores of a variant without and with the age, and the melanomas found by age; empty where folds are lacking."""
+    found = with_ages(outcome, variant)
+    if found is None:
+        return ""
+    block, pooled, before, after, ages, weights, gain = found
     names = outcome.task.class_names
-    scored = [names.index(name) for name in outcome.columns]
-    both = (after[None, :, scored], before[None, :, scored])
-    gain = headline_difference(outcome, pooled, *both)
     parts = [
         f"`{variant}`, {len(ages)} images, {np.isfinite(ages).sum()} of patients whose age is known, {block}. The log "
         "odds of each class at the patient's age are added to the log probabilities; curve and weight "

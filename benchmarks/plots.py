@@ -1,20 +1,19 @@
-"""The results page's figures, as SVG text: paired differences, and how alpha and attention energy grow."""
+"""The results page's figures, as SVG text, and how alpha and attention energy grow."""
 
 from __future__ import annotations
 
 import io
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from outcome import FinishedRow
-from scoring import Difference, Interval
+from scoring import Interval
 
-from pesi.evaluate.figures import COLOURS, STYLES
-
-KINDS = {"alpha": "size of alpha", "energy": "attention energy"}
+from pesi.evaluate.figures import COLOURS
+from pesi.stats.paired import PairedResult
 
 
 def trajectories(rows: Sequence[FinishedRow], kind: str) -> dict[str, list[float]]:
@@ -56,57 +55,23 @@ def by_stage(blocks: dict[str, list[float]]) -> dict[str, tuple[float, float]]:
     }
 
 
-def trajectory_figure(variants: Mapping[str, Sequence[FinishedRow]]) -> str:
-    """A column a variant, a row each for alpha and energy, a line a block, coloured by stage."""
-    figure = Figure(figsize=(2.4 * len(variants) + 1.0, 4.6), layout="constrained")
-    grid = figure.subplots(len(KINDS), len(variants), squeeze=False, sharex=True, sharey="row")
-    stages = sorted({stage_of(block) for rows in variants.values() for block in trajectories(rows, "alpha")})
-    for column, (variant, rows) in enumerate(variants.items()):
-        for place, (kind, title) in enumerate(KINDS.items()):
-            axes = grid[place][column]
-            axes.spines[["top", "right"]].set_visible(False)
-            seen: dict[str, int] = defaultdict(int)
-            for block, series in trajectories(rows, kind).items():
-                stage = stages.index(stage_of(block))
-                label = stage_of(block) if not seen[stage_of(block)] else None
-                axes.plot(
-                    np.arange(1, len(series) + 1),
-                    series,
-                    STYLES[seen[stage_of(block)] % len(STYLES)],
-                    color=COLOURS[stage % len(COLOURS)],
-                    linewidth=1.2,
-                    label=label,
-                )
-                seen[stage_of(block)] += 1
-            axes.set_yscale("log")
-            if place == 0:
-                axes.set_title(variant, fontsize=9)
-            else:
-                axes.set_xlabel("epoch")
-            if column == 0:
-                axes.set_ylabel(title)
-    handles, labels = grid[0][0].get_legend_handles_labels()
-    if handles:
-        figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=8)
-    return _svg(figure)
-
-
-def difference_figure(differences: Sequence[Difference], headline: str) -> str:
-    """The differences of the headline measure with their intervals, a line a variant; dots: the seeds."""
-    figure = Figure(figsize=(6.4, 0.55 * len(differences) + 1.4), layout="constrained")
+def difference_figure(differences: Sequence[tuple[str, PairedResult, bool]], measure: str) -> str:
+    """Differences with their intervals, a line each: what, the difference, and whether it is shown."""
+    figure = Figure(figsize=(9.6, 0.26 * len(differences) + 1.0), layout="constrained")
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
     axes.axvline(0, color="#888888", linewidth=0.8)
-    for place, d in enumerate(reversed(differences)):
-        for offset, result, colour, marker in ((0.12, d.averaged, COLOURS[0], "o"), (-0.12, d.single, COLOURS[1], "s")):
-            label = {"o": "seeds averaged", "s": "one network"}[marker] if place == 0 else None
-            low, high = result.interval
-            axes.plot([low, high], [place + offset] * 2, color=colour, linewidth=1.6)
-            axes.plot(result.difference, place + offset, marker, color=colour, markersize=6, label=label)
-        axes.plot(list(d.seeds.values()), [place - 0.28] * len(d.seeds), ".", color="#666666", markersize=5)
-    axes.set_yticks(range(len(differences)), [d.name for d in reversed(differences)])
-    axes.locator_params(axis="x", nbins=6)
-    axes.set_xlabel(f"difference of {headline}, 95 % interval; dots: single seeds")
+    for place, (_, result, shown) in enumerate(reversed(differences)):
+        colour, marker = (COLOURS[1], "s") if shown else (COLOURS[0], "o")
+        axes.plot(result.interval, [place] * 2, color=colour, linewidth=1.6)
+        axes.plot(result.difference, place, marker, color=colour, markersize=5)
+    words = ("shown", "not shown: zero is in the interval, or the luck of one training each is not")
+    for colour, marker, word in zip((COLOURS[1], COLOURS[0]), "so", words, strict=True):
+        axes.plot([], [], f"{marker}-", color=colour, label=word)
+    axes.set_yticks(range(len(differences)), [what for what, *_ in reversed(differences)], fontsize=8)
+    axes.locator_params(axis="x", nbins=8)
+    axes.set_xlim(*np.clip(axes.get_xlim(), -0.16, 0.16))  # what lies beyond stands in its label
+    axes.set_xlabel(f"difference of {measure},\n95 % interval")
     figure.legend(loc="outside upper right", ncols=2, frameon=False, fontsize=8)
     return _svg(figure)
 

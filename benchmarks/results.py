@@ -1,4 +1,4 @@
-"""Writes docs/results.md, its figures and the test predictions, from the saved rows of all tables.
+"""Writes docs/results.md, docs/results-tables.md, their figures and the test predictions, from all saved rows.
 
     python benchmarks/results.py --data DIR [DIR ...]
 
@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,25 +20,22 @@ from believing import ages_table, answers_table
 from outcome import Outcome, counted, read_outcome
 from pack import read_rows
 from page import (
-    OurRow,
-    claims_table,
     cost_table,
     difference_table,
     ensemble_tables,
     growth_table,
-    held_out,
     learning_curve,
     learning_table,
-    our_rows,
     progress,
-    published_table,
     read_published,
+    repository_path,
     score_table,
 )
-from plots import difference_figure, learning_figure, trajectories, trajectory_figure
+from plots import learning_figure
+from questions import Evidence, page_text, read_shipped
 from scoring import (
-    Difference,
     EnsembleResult,
+    TableResult,
     VariantScores,
     difference,
     ensemble_result,
@@ -47,29 +44,18 @@ from scoring import (
 )
 from table import Table, load_table
 
-import pesi
-from pesi.bundle.config import read_config
-from pesi.bundle.files import WEIGHTS, bundle_kind
-from pesi.bundle.segmenter import SegmenterConfig
 from pesi.datasets.readers import read_dataset
 from pesi.errors import PesiError
 from pesi.files import write_text
 from pesi.predict.tables import ISIC2017_COLUMNS
 
 HERE = Path(__file__).resolve().parent
-
-
-class TableResult(NamedTuple):
-    """All that is computed of one table: differences over the most folds, and over fewer that more seeds have."""
-
-    outcome: Outcome
-    scores: dict[str, VariantScores | None]
-    differences: list[Difference]
-    more_seeds: list[Difference]
-
-    @property
-    def empty(self) -> bool:
-        return not any(self.outcome.finished[variant] for variant in self.outcome.own)
+PUBLISHED = HERE / "isic2017" / "published.toml"
+COPIES = (
+    "In the challenge's format; they are scored elsewhere, the labels are held apart. A table's rows predict the "
+    "copies that they were trained with: all 600 images, or the 529 of them that there are at 512 px. "
+    "`bundle-NAME.csv`, what ships, has each image in the best copy that there is: 529 at 512 px, the others at 256 px."
+)
 
 
 def table_result(path: Path, data: list[pd.DataFrame], *, replicates: int, seed: int) -> TableResult:
@@ -108,30 +94,24 @@ def section(result: TableResult, figures: Path, page: Path) -> str:
     table = outcome.table
     parts = [f"## {table.title}", f"`{repository_path(table.path)}`"]
 
-    def figure(kind: str, svg: str) -> str:
-        path = figures / f"{table.name.replace('/', '-')}-{kind}.svg"
-        write_text(path, svg)
-        return f"![{path.stem}]({path.relative_to(page.parent).as_posix()})"
-
     if not table.find_duplicates:
         parts.append("Near-duplicates were not looked for: a fold keeps the images of a patient or lesion together.")
     parts += [progress(outcome), score_table(outcome, result.scores)]
     if result.differences:
         parts += ["**Differences**", difference_table(outcome, result.differences)]
-        parts.append(figure("differences", difference_figure(result.differences, outcome.headline)))
     if result.more_seeds:
         parts += ["**Differences over fewer folds, with more seeds**", difference_table(outcome, result.more_seeds)]
     learned = _learned(result)
     if len(learned) > 1:
         points = [(images, scores.averaged[outcome.headline]) for images, scores in learned]
         parts += ["**Learning curve**", learning_table(outcome, learned)]
-        parts.append(figure("learning", learning_figure(points, outcome.headline)))
+        path = figures / f"{table.name.replace('/', '-')}-learning.svg"
+        write_text(path, learning_figure(points, outcome.headline))
+        parts.append(f"![{path.stem}]({path.relative_to(page.parent).as_posix()})")
     growth = growth_table(outcome)
     if growth:
-        rows = {v: list(outcome.finished[v].values()) for v in outcome.own}
-        attended = {v: r for v, r in rows.items() if r and trajectories(r, "alpha")}
         what = "means over the finished rows, of the weights before their moving average, which is what is scored"
-        parts += [f"**Alpha and attention energy**, {what}", growth, figure("attention", trajectory_figure(attended))]
+        parts += [f"**Alpha and attention energy**, {what}", growth]
     if table.answers:
         parts += ["**Believing its probabilities**", answers_table(outcome)]
     told = ages_table(outcome, table.ages) if table.ages else ""
@@ -150,27 +130,11 @@ def _learned(result: TableResult) -> list[tuple[int, VariantScores]]:
     return learning_curve(outcome, {v: variant_scores(outcome, v, block) for v in there})
 
 
-def shipped_sections() -> list[str]:
-    """What comes with the package, as measured when it was made; nothing where nothing ships."""
-    folders = sorted(path.parent for path in (Path(pesi.__file__).parent / "bundles").glob("*/config.json"))
-    parts = []
-    for folder in folders:
-        kind = bundle_kind(folder)
-        config = read_config(folder) if kind == "classifier" else SegmenterConfig.read(folder)
-        if config.measured is not None:
-            size = (folder / WEIGHTS).stat().st_size / 1e6
-            parts.append(f"**{kind.capitalize()}** `{config.bundle_id}`, {size:.1f} MB")
-            parts.append(f"On {config.measured.images} images: {config.measured.on}.")
-            parts.append(config.measured.to_markdown())
-    return ["## What ships", *parts] if parts else []
-
-
-def page_text(
+def tables_text(
     results: list[TableResult], page: Path, predictions: Path, ensembles: Sequence[EnsembleResult] = ()
 ) -> str:
-    """The whole page; its figures, and the test predictions in their folder, are written."""
-    source, figures = read_published(HERE / "isic2017" / "published.toml"), page.with_suffix("")
-    ranked = [result for result in results if result.outcome.table.ranked]
+    """The page of all tables; its figures, and the test predictions in their folder, are written."""
+    figures = page.with_name(page.stem.removesuffix("-tables"))
     differences = [d for result in results for d in (*result.differences, *result.more_seeds)]
     shown = [d for d in differences if d.shown]
     summary = (
@@ -185,11 +149,12 @@ def page_text(
         "chosen on the same images, so the gain over it is not flattered."
     )
     parts = [
-        "# Results",
-        "Written by `python benchmarks/results.py --data DIR` from the per-image predictions in "
-        "`benchmarks/*/*.parquet`: anyone can score them again. Don't edit; run the command.",
+        "# All tables of results",
+        "Written by `python benchmarks/results.py --data DIR ...`, as is "
+        f"[what follows from them]({figures.name}.md). Don't edit; run the command.",
         summary if differences else "No comparison can be made yet.",
-        "How to read it. A row is one training run. In a fold, the held-out images (near-duplicates share a fold, "
+        "## How to read the tables",
+        "A row is one training run. In a fold, the held-out images (near-duplicates share a fold, "
         "where nothing else is said, and images like official validation or test images are never trained with) choose "
         "nothing: the last epoch is used. Held-out predictions are pooled over the folds; probabilities are averages "
         "of four flipped views (of the whole image and of the lesion, where a recipe looks at both), not calibrated. "
@@ -205,43 +170,17 @@ def page_text(
         "same arithmetic; and if, where one of them crops, it is there without the images that the segmenter had "
         "learned from. In bf16 the convolutions run in bfloat16; the residual stream is float32 with the attention "
         "spatial, spatial-mean1 or channel and bfloat16 without, with sigmoid or se, as each would be used.",
-        "## Published and ours",
-        published_table(
-            source, [row for r in ranked for row in our_rows(r.outcome, r.scores)] + ensemble_rows(ensembles)
-        ),
-        *shipped_sections(),
         *(section(result, figures, page) for result in results if not result.empty),
         *(["## Ensembles", averaged, ensemble_tables(ensembles)] if ensembles else []),
-        "## Claimed and measured",
-        claims_table(source, [(r.outcome, r.scores, r.differences) for r in results]),
     ]
-    files = write_test_predictions(ranked, ensembles, predictions)
-    waiting = [f"- {r.outcome.table.title}: `{repository_path(r.outcome.table.path)}`" for r in results if r.empty]
+    waiting = [f"`{repository_path(r.outcome.table.path)}`" for r in results if r.empty]
     if waiting:
-        parts += [
-            "## Not trained yet",
-            "Tables that are ready to run, of which no row is finished.",
-            "\n".join(waiting),
-        ]
+        parts += ["## Not trained yet", f"Ready to run, without a finished row: {', '.join(waiting)}."]
+    files = write_test_predictions([r for r in results if r.outcome.table.ranked], ensembles, predictions)
+    files += [f"- `{repository_path(path)}`: what ships" for path in sorted(predictions.glob("bundle-*.csv"))]
     if files:
-        parts += [
-            "## Test predictions",
-            "In the challenge's format; they are scored elsewhere, the labels are held apart.",
-            "\n".join(files),
-        ]
+        parts += ["## Test predictions", COPIES, "\n".join(files)]
     return "\n\n".join(parts) + "\n"
-
-
-def ensemble_rows(ensembles: Sequence[EnsembleResult]) -> list[OurRow]:
-    """The ensembles beside the published models."""
-    rows = []
-    for ensemble in ensembles:
-        outcome = ensemble.members[0][0]
-        if outcome.columns == ISIC2017_COLUMNS:
-            where = held_out(ensemble.splits, len(outcome.table.splits), ensemble.images)
-            model = f"ensemble {ensemble.name}, {counted(ensemble.networks, 'network')}"
-            rows.append(OurRow(model, where, ensemble.averaged, ensemble.points))
-    return rows
 
 
 def write_test_predictions(results: list[TableResult], ensembles: Sequence[EnsembleResult], folder: Path) -> list[str]:
@@ -291,12 +230,6 @@ def mean_test_predictions(outcome: Outcome, variant: str) -> tuple[pd.DataFrame,
     return pd.DataFrame(values, index=tables[0].index, columns=list(ISIC2017_COLUMNS)), len(tables)
 
 
-def repository_path(path: Path) -> str:
-    """A path as the page shows it: from the project's folder, or only the name."""
-    path, root = path.resolve(), HERE.parent
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
-
-
 def all_tables() -> list[Path]:
     """The table files under benchmarks/; in each folder those first that others refer to."""
     found = []
@@ -317,6 +250,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
     options = parser.parse_args()
     try:
+        shipped = read_shipped(HERE.parent / "src" / "pesi" / "bundles", HERE / "shipped")
+        asked = tomllib.loads((HERE / "questions.toml").read_text(encoding="utf-8"))
         data = [read_dataset(folder) for folder in options.data]
         results = []
         for path in options.tables or all_tables():
@@ -327,8 +262,11 @@ def main() -> int:
         members = read_ensembles(HERE / "ensembles.toml", outcomes)
         found = [ensemble_result(name, each) for name, each in members.items()]
         ensembles = [result for result in found if result is not None]
-        write_text(options.out, page_text(results, options.out, options.predictions, ensembles))
-        print(f"Written: {options.out}")
+        tables = options.out.with_name(f"{options.out.stem}-tables.md")
+        write_text(tables, tables_text(results, tables, options.predictions, ensembles))
+        evidence = Evidence({r.outcome.table.name: r for r in results}, {e.name: e for e in ensembles})
+        write_text(options.out, page_text(evidence, shipped, asked, read_published(PUBLISHED), options.out, tables))
+        print(f"Written: {options.out} and {tables}")
     except PesiError as error:
         print(error, file=sys.stderr)
         return 2

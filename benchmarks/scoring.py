@@ -6,13 +6,13 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from outcome import Block, FinishedRow, Outcome, Pooled, segmenter_saw
 
 from pesi.errors import PesiError
-from pesi.stats import metrics
 from pesi.stats.intervals import bootstrap, percentile_interval
 from pesi.stats.paired import PairedResult, delong, paired_bootstrap
 
@@ -28,7 +28,6 @@ class VariantScores:
         averaged: Of the probabilities averaged over the seeds: measure -> value and 95 % interval.
         seeds: The headline measure of each seed's pooled predictions.
         within: The headline measure within each split, averaged over splits and seeds: nothing is pooled.
-        points: Class name -> accuracy, sensitivity and specificity at 0.5, where the classes are few.
     """
 
     block: Block
@@ -36,7 +35,6 @@ class VariantScores:
     averaged: dict[str, Interval]
     seeds: dict[int, float]
     within: float
-    points: dict[str, tuple[float, float, float]]
 
 
 def variant_scores(outcome: Outcome, variant: str, block: Block | None = None) -> VariantScores | None:
@@ -45,34 +43,22 @@ def variant_scores(outcome: Outcome, variant: str, block: Block | None = None) -
     if not block:
         return None
     pooled = outcome.pooled(variant, block)
-    averaged, points = scored(outcome, pooled, pooled.averaged)
+    averaged = scored(outcome, pooled, pooled.averaged)
     folds = [pooled.folds == fold for fold in np.unique(pooled.folds)]
     within = [outcome.headline_of(pooled, one, fold) for one in pooled.scores for fold in folds]
     seeds = {seed: outcome.headline_of(pooled, one) for seed, one in zip(block.seeds, pooled.scores, strict=True)}
-    return VariantScores(block, len(pooled.classes), averaged, seeds, float(np.mean(within)), points)
+    return VariantScores(block, len(pooled.classes), averaged, seeds, float(np.mean(within)))
 
 
-def scored(
-    outcome: Outcome, pooled: Pooled, scores: Floats
-) -> tuple[dict[str, Interval], dict[str, tuple[float, float, float]]]:
-    """Scores of probabilities (N, K) of a block's images.
-
-    Returns:
-        Measure -> value and 95 % interval; class name -> accuracy, sensitivity and specificity at 0.5, where the
-        classes are few.
-    """
+def scored(outcome: Outcome, pooled: Pooled, scores: Floats) -> dict[str, Interval]:
+    """Measure -> value and 95 % interval of probabilities (N, K) of a block's images."""
 
     def measures(weights: NDArray) -> dict[str, Floats]:
         return outcome.measures(pooled, scores, weights)
 
     point, rng = measures(np.ones((1, len(scores)))), np.random.default_rng(outcome.seed)
     draws = bootstrap(measures, pooled.classes, replicates=outcome.replicates, rng=rng, groups=pooled.groups)
-    points = {}
-    for k, name in enumerate(outcome.columns if outcome.few else ()):
-        values = metrics.binary_scores(outcome.labels(pooled, name), scores[:, k])
-        accuracy, sensitivity, specificity = (float(values[n][0]) for n in ("accuracy", "sensitivity", "specificity"))
-        points[name] = (accuracy, sensitivity, specificity)
-    return {name: (float(point[name][0]), *percentile_interval(values)) for name, values in draws.items()}, points
+    return {name: (float(point[name][0]), *percentile_interval(values)) for name, values in draws.items()}
 
 
 @dataclass(frozen=True)
@@ -169,6 +155,20 @@ def difference(outcome: Outcome, variant: str, reference: str, block: Block | No
     )
 
 
+class TableResult(NamedTuple):
+    """All that is computed of one table: differences over the most folds, and over fewer that more seeds have."""
+
+    outcome: Outcome
+    scores: dict[str, VariantScores | None]
+    differences: list[Difference]
+    more_seeds: list[Difference]
+
+    @property
+    def empty(self) -> bool:
+        """Whether no row of its own is finished."""
+        return not any(self.outcome.finished[variant] for variant in self.outcome.own)
+
+
 def headline_difference(outcome: Outcome, pooled: Pooled, a: Floats, b: Floats) -> PairedResult:
     """Paired bootstrap of the headline measure, A minus B, of probabilities (S, N, K): the mean over the first axis."""
 
@@ -216,7 +216,6 @@ class EnsembleResult:
         images: How many images these hold.
         networks: How many networks predicted each image.
         averaged: Measure -> value and 95 % interval.
-        points: Class name -> accuracy, sensitivity and specificity at 0.5.
         best: The member with the best headline measure on the same images.
         gain: The ensemble minus that member. It was chosen on the same images, so the gain is not flattered.
     """
@@ -227,7 +226,6 @@ class EnsembleResult:
     images: int
     networks: int
     averaged: dict[str, Interval]
-    points: dict[str, tuple[float, float, float]]
     best: Member
     gain: PairedResult
 
@@ -272,8 +270,8 @@ def ensemble_result(name: str, members: Sequence[Member]) -> EnsembleResult | No
     if len(kinds) > 1:
         raise PesiError(f"Ensemble {name!r}: its members held out different images or classes.", "Use one fold list.")
     mean = np.asarray(np.mean([p.averaged for p in pooled], axis=0))
-    averaged, points = scored(outcome, pooled[0], mean)
+    averaged = scored(outcome, pooled[0], mean)
     best = int(np.argmax([outcome.headline_of(p, p.averaged) for p in pooled]))
     gain = headline_difference(outcome, pooled[0], mean[None], pooled[best].averaged[None])
     networks = sum(len(block.seeds) for block in blocks)
-    return EnsembleResult(name, tuple(members), splits, len(mean), networks, averaged, points, members[best], gain)
+    return EnsembleResult(name, tuple(members), splits, len(mean), networks, averaged, members[best], gain)

@@ -84,8 +84,7 @@ class Table(_Strict):
         reference: A table beside it whose first variant is the reference instead of this one's.
         answers: Whether the page tells how far the probabilities can be believed.
         ages: The variant of which the page tells what the patient's age would add; "" none.
-        ranked: Whether its variants are models of their own, which stand beside the published ones and predict the test
-            images, and not steps of a search.
+        ranked: Whether its variants are models of their own, which predict the test images, and not steps of a search.
     """
 
     path: Path

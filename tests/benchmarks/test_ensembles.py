@@ -51,8 +51,8 @@ def test_an_ensemble_is_scored_on_what_all_members_held_out(
     assert "made/table none<br>made/table spatial" in ensemble_tables([result])
 
     tables = [results.table_result(table.path, [records], replicates=50, seed=0)]
-    text = results.page_text(tables, tmp_path / "results.md", tmp_path / "predictions", [result])
-    assert "| **ours**: ensemble two, 3 networks | 1 of 2 folds so far, 45 images |" in text
+    text = results.tables_text(tables, tmp_path / "results-tables.md", tmp_path / "predictions", [result])
+    assert "| two | made/table none<br>made/table spatial |" in text
     submission = pd.read_csv(tmp_path / "predictions" / "ensemble-two.csv").set_index("image_id")
     files = [f"none-s{s}-fold{f}-test.csv" for s in (0, 1) for f in (0, 1)]
     members = sum(pd.read_csv(folder / f).set_index("image_id") for f in files) / 4
