@@ -378,8 +378,8 @@ def two_members_of_spots(folder: Path) -> tuple[object, ...]:
 
 def what_ships_on_drawn_lesions(folder: Path) -> tuple[object, ...]:
     """The shipped recipe, made small."""
-    drawn = write_synthetic(folder / "drawn", train=30, val=6, test=6, size=96)
-    small = ("epochs=2", "batch_size=8", "picture.size=64", "picture.source_size=72", "views=single")
+    drawn = write_synthetic(folder / "drawn", train=48, val=6, test=3, size=96)
+    small = ("epochs=1", "batch_size=16", "picture.size=64", "picture.source_size=72", "views=single")
     sets = [part for override in small for part in ("--set", override)]
     return "isic2017-lite0", "--data", drawn, "--folds", 5, *sets
 
