@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from pesi.errors import ImageError
+from pesi.images.camera import Camera, draw_camera, taken_by
 from pesi.synthetic.artefacts import RATES, Artefacts, render_artefacts
 
 Geometry = Literal["squeeze", "center_crop", "pad"]
@@ -105,6 +106,7 @@ class Draw:
     hue: float  # degrees on the colour circle
     erase: tuple[float, float, float] | None  # centre x, y and side of the erased square, shares of the side
     artefacts: Artefacts | None = None
+    camera: Camera | None = None
 
 
 class Augmentation(BaseModel):
@@ -130,6 +132,7 @@ class Augmentation(BaseModel):
     erase: float = Field(0.0, ge=0, le=1)  # probability
     erase_side: float = Field(0.25, gt=0, le=0.5)
     artefacts: float = Field(0.0, ge=0, le=1)  # probability of one to three kinds, each kind equally often
+    camera: float = Field(0.0, ge=0, le=1)  # probability of another camera's light, tones, sharpness and compression
 
     def draw(self, rng: np.random.Generator) -> Draw:
         """Draw one picture's augmentation."""
@@ -160,6 +163,7 @@ class Augmentation(BaseModel):
             ),
             # Drawn without looking at the diagnosis, so that none tells it.
             artefacts=_some_artefacts(rng) if self.artefacts and rng.random() < self.artefacts else None,
+            camera=draw_camera(rng) if self.camera and rng.random() < self.camera else None,
         )
 
 
@@ -186,7 +190,7 @@ def warp_matrix(draw: Draw, height: int, width: int, size: int) -> NDArray[np.fl
 
 
 def augment(image: Image, draw: Draw, size: int) -> Image:
-    """Apply a draw to a picture (H, W, 3), giving (size, size, 3): one affine warp, artefacts, one colour matrix."""
+    """Apply a draw to a picture (H, W, 3), giving (size, size, 3): a warp, artefacts, a colour matrix, a camera."""
     height, width = image.shape[:2]
     warped = cv2.warpAffine(
         image,
@@ -202,6 +206,8 @@ def augment(image: Image, draw: Draw, size: int) -> Image:
     matrix = colour_matrix(draw)
     if matrix is not None:
         warped = np.clip(cv2.transform(warped.astype(np.float32), matrix), 0, 255).astype(np.uint8)
+    if draw.camera is not None:
+        warped = taken_by(np.asarray(warped, np.uint8), draw.camera)
     if draw.erase is not None:
         x, y, erased = (round(value * size) for value in draw.erase)
         top, left = max(0, y - erased // 2), max(0, x - erased // 2)
