@@ -5,6 +5,11 @@
 How much a classifier's answers change when it gets other copies of the same photographs: another size or framing. Both
 folders are data sets; the images that both have in the split count. Nothing is refused for its quality.
 
+    python benchmarks/robustness.py recalibrated --data DIR [--bundle NAME] [--fitted 200] [--draws 100]
+
+Whether prediction sets hold what they promise on another source, once `pesi calibrate` had so many images of it: drawn
+again and again, the rest measured. One image a lesion.
+
     python benchmarks/run.py benchmarks/isic2017/search.toml --data isic2017 --keep-bundles \\
         --only base-s0-fold0 artefacts-s0-fold0
     python benchmarks/robustness.py pair runs/benchmarks/isic2017/search/{base,artefacts}-s0-fold0/bundle \\
@@ -21,6 +26,7 @@ import argparse
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -30,14 +36,19 @@ from page import markdown, signed
 from table import load_table
 
 import pesi
+from pesi.bundle.config import BundleConfig
 from pesi.datasets.artefact_labels import artefact_table
 from pesi.datasets.readers import read_dataset
+from pesi.decide.calibration import calibrated_probabilities
+from pesi.decide.conformal import prediction_sets
 from pesi.errors import DataError, PesiError
 from pesi.evaluate.answer_change import compare_answers, single_view_probabilities
 from pesi.evaluate.audit.data import AuditData, lesion_grouped_part, read_audit_data
 from pesi.images.perturb import PERTURBATIONS, Perturbation
 from pesi.machine import keep_memory
 from pesi.predict.classifier import Classifier
+from pesi.predict.fitting import fit_decisions
+from pesi.predict.members import Outputs
 from pesi.predict.prediction import Refusal
 from pesi.stats import metrics
 from pesi.stats.paired import Floats, PairedResult, delong, paired_bootstrap
@@ -175,6 +186,87 @@ def change_text(classifier: Classifier, first: pd.DataFrame, other: pd.DataFrame
     return "\n".join(lines)
 
 
+class Coverage(NamedTuple):
+    """Over many draws: how often the sets of a wanted coverage held the truth, by class, and their size.
+
+    Attributes:
+        wanted: Such as "0.90".
+        means: Class -> mean over the draws; "any class" is of all images.
+        deviations: The same: standard deviation over the draws.
+        size: Classes in a set, on average.
+    """
+
+    wanted: str
+    means: dict[str, float]
+    deviations: dict[str, float]
+    size: float
+
+
+def recalibrated(
+    config: BundleConfig, outputs: Outputs, classes: NDArray[np.int64], *, fitted: int, draws: int, seed: int
+) -> list[Coverage]:
+    """The bundle recalibrated on `fitted` of the images, and its sets measured on the rest, `draws` times.
+
+    Args:
+        config: The bundle's.
+        outputs: Of the images, one a lesion.
+        classes: The truth, (N,).
+        fitted, draws, seed: Of the draws.
+
+    Raises:
+        DataError: There are not twice as many images as are to be fitted on.
+    """
+    if len(classes) < 2 * fitted:
+        raise DataError(f"{len(classes)} images are too few to fit on {fitted} of them.", "Give more, or fit on fewer.")
+    rng = np.random.default_rng(seed)
+    names = config.to_task().class_names
+    found: dict[str, list[list[float]]] = {}
+    for _ in range(draws):
+        chosen = np.zeros(len(classes), bool)
+        chosen[rng.permutation(len(classes))[:fitted]] = True
+        ids = [str(index) for index in np.flatnonzero(chosen)]
+        decided = fit_decisions(config, outputs.take(chosen), classes[chosen], ids, on="a draw").config
+        head = decided.task.head
+        p = calibrated_probabilities(outputs.logits[~chosen], head, decided.temperature, decided.vector)
+        for sets in decided.conformal:
+            inside = prediction_sets(p, sets)
+            held = inside[np.arange(len(p)), classes[~chosen]]
+            each = [float(held[classes[~chosen] == index].mean()) for index in range(len(names))]
+            found.setdefault(f"{sets.coverage:.2f}", []).append(
+                [float(held.mean()), *each, float(inside.sum(1).mean())]
+            )
+    coverages = []
+    for wanted, rows in found.items():
+        mean, deviation = np.nanmean(rows, axis=0), np.nanstd(rows, axis=0)
+        keys = ("any class", *names)
+        means, deviations = (dict(zip(keys, values[:-1].tolist(), strict=True)) for values in (mean, deviation))
+        coverages.append(Coverage(wanted, means, deviations, float(mean[-1])))
+    return coverages
+
+
+def recalibrate(options: argparse.Namespace) -> None:
+    """Print the coverage on another source after calibration on some of its images."""
+    classifier = pesi.load(options.bundle)
+    part = lesion_grouped_part(read_dataset(options.data), classifier.task, options.images, options.seed)
+    logits = []
+    for result in classifier.predict_many(part["path"], image_ids=part["image_id"], gates=False, held_out=True):
+        if isinstance(result, Refusal):
+            raise DataError(f"{result.path}: {result.reason}", "Repair the data set.")
+        logits.append(result.logits)
+    classes = np.array([classifier.task.class_of(str(code)) for code in part["diagnosis"]], np.int64)
+    count = len(classes)
+    outputs = Outputs(np.stack(logits), np.zeros((count, 1, 1), np.float32), np.zeros((count, 1), np.int64))
+    config = classifier.config.model_copy(update={"novelty": None})
+    drawn = {"fitted": options.fitted, "draws": options.draws, "seed": options.seed}
+    rows = [
+        [each.wanted, name, f"{each.means[name]:.3f}", f"{each.deviations[name]:.3f}", f"{each.size:.2f}"]
+        for each in recalibrated(config, outputs, classes, **drawn)
+        for name in each.means
+    ]
+    print(f"{classifier.config.answer_id}, {count} images of {options.data.name}, one a lesion; {drawn}\n")
+    print(markdown(["wanted", "class", "held, mean over the draws", "deviation", "classes a set"], rows))
+
+
 def table(title: str, what: str, rows: Iterable[Row]) -> str:
     """A Markdown table of differences."""
     cells = []
@@ -219,7 +311,13 @@ def compare_pair(options: argparse.Namespace) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     kinds = parser.add_subparsers(dest="kind", required=True)
-    copies, pair = (kinds.add_parser(kind) for kind in ("copies", "pair"))
+    copies, pair, again = (kinds.add_parser(kind) for kind in ("copies", "pair", "recalibrated"))
+    again.add_argument("--data", type=Path, required=True, help="a data set of another source")
+    again.add_argument("--bundle", help="default: the one that ships")
+    again.add_argument("--images", type=int, default=2000, help="of it at most (default: %(default)s)")
+    again.add_argument("--fitted", type=int, default=200, help="images a draw (default: %(default)s)")
+    again.add_argument("--draws", type=int, default=100)
+    again.add_argument("--seed", type=int, default=0)
     for each in (copies, pair):
         each.add_argument("--data", type=Path, required=True, help="a data set")
         each.add_argument("--replicates", type=int, default=2000, help="bootstrap resamples")
@@ -237,6 +335,8 @@ def main() -> int:
     try:
         if options.kind == "pair":
             compare_pair(options)
+        elif options.kind == "recalibrated":
+            recalibrate(options)
         else:
             tables = (read_dataset(folder) for folder in (options.data, options.other))
             parts = [records[records["split"] == options.split] for records in tables]

@@ -8,13 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from robustness import answers, change_text, changed, mean_auc, share_difference, with_artefact
+from robustness import answers, change_text, changed, mean_auc, recalibrated, share_difference, with_artefact
 from sklearn.metrics import roc_auc_score
 
 from pesi.datasets.artefact_labels import ARTEFACTS
 from pesi.errors import DataError
 from pesi.evaluate.audit.data import AuditData, read_audit_data
 from pesi.predict.classifier import Classifier
+from pesi.predict.members import Outputs
 
 DRAWING = {"replicates": 300, "seed": 0}
 
@@ -100,3 +101,22 @@ def test_other_pictures_of_the_same_ids_change_answers(
     assert f"another most probable diagnosis: {changed}, {changed / 12:.3f}" in text
     with pytest.raises(DataError, match="share no labelled image"):
         change_text(classifier, val, spots[spots["split"] == "train"], replicates=50)
+
+
+def test_sets_of_a_recalibrated_bundle_hold_what_they_promise_on_another_source(classifier):
+    """Against what the theory says of exchangeable images: rank / (n + 1) of each class on average."""
+    rng = np.random.default_rng(0)
+    classes = rng.choice(3, 900, p=[0.3, 0.3, 0.4])
+    logits = (rng.normal(size=(900, 1, 3)) + 1.5 * np.eye(3)[classes][:, None]).astype(np.float32)
+    outputs = Outputs(logits, np.zeros((900, 1, 1), np.float32), np.zeros((900, 1), np.int64))
+    config = classifier.config.model_copy(update={"novelty": None})
+    found = recalibrated(config, outputs, classes, fitted=150, draws=12, seed=1)
+    assert [each.wanted for each in found] == ["0.90", "0.95"]
+    for each in found:
+        for name in each.means:
+            # Between the promise and one image of a class more, give or take the draws' own spread.
+            spread = 3 * max(each.deviations[name], 0.01) / np.sqrt(12)
+            assert float(each.wanted) - spread <= each.means[name] <= float(each.wanted) + 1 / 30 + spread
+    assert 1 <= found[0].size <= found[1].size <= 3
+    with pytest.raises(DataError, match="too few"):
+        recalibrated(config, outputs, classes, fitted=500, draws=1, seed=1)
