@@ -119,10 +119,13 @@ def test_segment_writes_masks_and_outlines(trained, data, tmp_path):
 
 
 def test_segment_says_when_it_finds_none(trained, tmp_path, monkeypatch):
-    def nothing(self, squares):
-        return np.full((len(squares), 64, 64), 0.2, np.float32)
+    whole = segmenter.LesionSegmenter.outputs
 
-    monkeypatch.setattr(segmenter.LesionSegmenter, "probabilities", nothing)
+    def nothing(self, squares):
+        found = whole(self, squares)
+        return found._replace(probabilities=np.full_like(found.probabilities, 0.2))
+
+    monkeypatch.setattr(segmenter.LesionSegmenter, "outputs", nothing)
     Image.new("RGB", (50, 40), (220, 180, 160)).save(tmp_path / "skin.png")
     told = run("segment", tmp_path / "skin.png", "--bundle", trained[0] / "bundle", "--out", tmp_path / "out")
     assert "skin: no lesion found: no pixel is above the threshold 0.5 (the highest probability is 0.20)" in told.stdout
