@@ -198,3 +198,17 @@ def test_each_network_is_calibrated_by_itself():
         own = np.stack([found.logits[row, 2 * place : 2 * place + 2] for row, place in zip(rows, places, strict=True)])
         np.testing.assert_allclose(own, views / member.temperature.value, rtol=1e-5)
         assert member.fold == index // 2
+
+    # The labels of images that set nothing do not matter; those of any others do.
+    apart = np.arange(len(truth)) % 5 == 0
+    wrong = np.where(apart, (truth + 1) % 3, truth)
+    alike, other = (
+        [
+            m.temperature.value
+            for m in calibrated_members(bundle(ids, folds, members=2), outputs, labels, **how)[0].members
+        ]
+        for labels, how in ((wrong, {"apart": apart}), (wrong, {}))
+    )
+    kept, _ = calibrated_members(bundle(ids, folds, members=2), outputs, truth, apart=apart)
+    assert alike == [m.temperature.value for m in kept.members]
+    assert alike != other

@@ -117,7 +117,7 @@ def fit_on_folds(
 
 
 def calibrated_members(
-    config: BundleConfig, outputs: Outputs, classes: NDArray[np.int64]
+    config: BundleConfig, outputs: Outputs, classes: NDArray[np.int64], *, apart: NDArray[np.bool_] | None = None
 ) -> tuple[BundleConfig, Outputs]:
     """Each network calibrated by itself, on the images of the fold that it has not seen.
 
@@ -125,6 +125,7 @@ def calibrated_members(
         config: Of networks that are not calibrated.
         outputs: Out-of-fold outputs of these.
         classes: The truth, the index of the task's class, (N,).
+        apart: Images that set nothing, (N,), as for `fit_on_folds`.
 
     Returns:
         The config and the outputs after calibration.
@@ -138,7 +139,9 @@ def calibrated_members(
         rows, places = np.nonzero(outputs.members == index)
         own = places[:, None] * each + np.arange(each)
         values = logits[rows[:, None], own]
-        temperature = fit_temperature(values, targets[rows], head, on=f"the images of fold {member.fold}")
+        fits = np.ones(len(rows), bool) if apart is None else ~apart[rows]
+        on = f"the images of fold {member.fold}"
+        temperature = fit_temperature(values[fits], targets[rows][fits], head, on=on)
         logits[rows[:, None], own] = values / temperature.value
         members.append(member.model_copy(update={"temperature": temperature}))
     calibrated = outputs._replace(logits=logits.astype(np.float32))

@@ -283,7 +283,8 @@ def write_folds_bundle(
         folds=classifier.folds_of(ids),
     )
     classes = class_indices(records, run.task)
-    config, outputs = calibrated_members(config, outputs, classes)
+    apart = run.folds["apart"].to_numpy().astype(int) > 0 if "apart" in run.folds else None
+    config, outputs = calibrated_members(config, outputs, classes, apart=apart)
     groups = pd.factorize(run.folds["group"])[0]
     data = Path(run.settings.data).name or "the data"
     decisions, crossed = fit_on_folds(
@@ -296,7 +297,7 @@ def write_folds_bundle(
         novelty=novelty,
         seed=recipe.seed,
         groups=groups if len(groups) > groups.max() + 1 else None,
-        apart=run.folds["apart"].to_numpy().astype(int) > 0 if "apart" in run.folds else None,
+        apart=apart,
     )
     config = save_bundle(
         folder,
