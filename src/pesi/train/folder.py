@@ -29,6 +29,7 @@ from pesi.files import write_json, write_text
 from pesi.images.regions import RegionName
 from pesi.nn.cnn import PesiCNN
 from pesi.nn.pretrained import CheckpointError, imagenet_weights, load_pretrained
+from pesi.taxonomy import Task, TaskClass
 from pesi.train.callbacks import read_checkpoint_file
 from pesi.train.dataset import AnySquares
 from pesi.train.recipe import AnyRecipe, CommonRecipe
@@ -242,6 +243,13 @@ def read_asked(folder: Path) -> dict[str, Any]:
     if path.name == OLD_SEGMENTER_RUN:
         return {"kind": "segmenter", "settings": asked}
     return {"kind": "classifier"} | asked
+
+
+def asked_task(asked: dict[str, Any]) -> Task:
+    """The classes that `run.json` names."""
+    task = asked["task"]
+    classes = tuple(TaskClass(each["name"], tuple(each["diagnoses"])) for each in task["classes"])
+    return Task(task["name"], classes, tuple(task["scored"]))
 
 
 def kept_records(folder: Path) -> pd.DataFrame:

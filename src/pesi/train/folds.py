@@ -28,7 +28,7 @@ from pesi.nn.pretrained import load_pretrained
 from pesi.predict.classifier import Classifier
 from pesi.predict.crossfit import BETWEEN, SET, CrossFitted, calibrated_members, fit_on_folds
 from pesi.predict.fitting import id_list, network_outputs, told_by
-from pesi.taxonomy import Task, TaskClass
+from pesi.taxonomy import Task
 from pesi.train.callbacks import PartOf
 from pesi.train.classification import ClassifierRun
 from pesi.train.dataset import class_indices
@@ -36,6 +36,7 @@ from pesi.train.folder import (
     RUN,
     RunSettings,
     Say,
+    asked_task,
     check_new_run,
     kept_records,
     read_asked,
@@ -179,11 +180,9 @@ def open_folds(folder: str | Path) -> FoldsRun:
     asked = read_asked(folder)
     if asked["kind"] != KIND:
         raise PesiError(f"{folder} holds no cross-validation.", "Give a folder that `pesi train --folds` made.")
-    classes = tuple(TaskClass(c["name"], tuple(c["diagnoses"])) for c in asked["task"]["classes"])
-    task = Task(asked["task"]["name"], classes, tuple(asked["task"]["scored"]))
     recipe, settings = Recipe.load(folder / "recipe.toml"), RunSettings(**asked["settings"])
     folds = pd.read_csv(folder / FOLDS, dtype={"image_id": str, "group": str}, keep_default_na=False)
-    return FoldsRun(folder, recipe, kept_records(folder), folds, settings, task, int(asked["members"]))
+    return FoldsRun(folder, recipe, kept_records(folder), folds, settings, asked_task(asked), int(asked["members"]))
 
 
 def run_folds(folder: str | Path, *, say: Say = lambda text: None, show_progress: bool = True) -> dict[str, Any]:

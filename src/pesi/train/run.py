@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping
 
 from pesi.files import write_json
 from pesi.nn.cnn import PesiCNN
-from pesi.taxonomy import Task, TaskClass
+from pesi.taxonomy import Task
 from pesi.train.callbacks import PartOf, RunProgress, read_checkpoint_file
 from pesi.train.classification import ClassifierRun
 from pesi.train.environment import environment
@@ -24,6 +24,7 @@ from pesi.train.folder import (
     Pictures,
     RunSettings,
     Say,
+    asked_task,
     check_new_run,
     kept_records,
     read_asked,
@@ -89,9 +90,7 @@ def open_run(folder: str | Path) -> AnyRun:
     settings, records = RunSettings(**asked["settings"]), kept_records(folder)
     if asked["kind"] == "segmenter":
         return SegmenterRun(folder, SegmenterRecipe.load(folder / "recipe.toml"), records, settings)
-    classes = tuple(TaskClass(c["name"], tuple(c["diagnoses"])) for c in asked["task"]["classes"])
-    task = Task(asked["task"]["name"], classes, tuple(asked["task"]["scored"]))
-    return ClassifierRun(folder, Recipe.load(folder / "recipe.toml"), records, settings, task)
+    return ClassifierRun(folder, Recipe.load(folder / "recipe.toml"), records, settings, asked_task(asked))
 
 
 def run_training(
