@@ -2,6 +2,9 @@
 
     PYTHONPATH=src:/tmp/pesi/site python benchmarks/gpu/train_queue.py --root /tmp/pesi --out $OUT --seconds 470
 
+Without `--out` it only trains, to be left running in a session of its own while calls with `--seconds 0 --out $OUT` bring
+home what is finished.
+
 Each row is trained by `run.py` in a process of its own. Whenever one is free, the first row of the queue that is not
 done, whose data and starting weights are here, and that can be finished in the time left is begun: how long a row takes
 is what others of its variant took, or the queue's guess times what the guesses were off so far. As soon as a row is
@@ -68,6 +71,7 @@ class Entry(BaseModel):
             is taken, once it is trained.
         seconds: What a row takes there, several at once: a guess, until a row of its variant has been measured.
         networks: Whether the trained networks come back; predictions always do.
+        workers: Loader processes a row; 0: what the command line says.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -78,6 +82,7 @@ class Entry(BaseModel):
     pretrained: str = ""
     seconds: float = Field(gt=0)
     networks: bool = False
+    workers: int = Field(default=0, ge=0)
 
 
 @dataclass(eq=False)
@@ -135,15 +140,17 @@ class Results:
     """The archives of finished rows; each is whole on disk after every addition.
 
     Attributes:
-        out: Where they are.
+        out: Where they are; None: nowhere, another process packs.
         noted: A file on the machine that names what is in archives that came home, or are about to.
     """
 
-    out: Path
+    out: Path | None
     noted: Path
 
     def add(self, job: Job, work: Path, commit: bytes) -> None:
         """Pack a finished row: its predictions, and its network where that is wanted and there is room."""
+        if self.out is None:
+            return
         rows = job.table.rows_folder
         files = [rows / f"{job.row.name}{ending}" for ending in (".csv", "-test.csv", ".json")]
         members = [(f"rows/{job.table.name}/{path.name}", path) for path in files if path.is_file()]
@@ -173,7 +180,7 @@ class Results:
     def _into(self, path: Path, members: list[tuple[str, Path]], commit: bytes) -> bool:
         """Add to an archive, where that keeps it and all of them small enough."""
         before = path.read_bytes() if path.is_file() else b""
-        others = sum(file.stat().st_size for file in self.out.glob("*.zip")) - len(before)
+        others = sum(file.stat().st_size for file in path.parent.glob("*.zip")) - len(before)
         buffer = io.BytesIO(before)
         with zipfile.ZipFile(buffer, "a") as archive:
             if not before:
@@ -252,7 +259,7 @@ class Shop:
         options, weights = self.options, self.weights(job)
         command = [sys.executable, str(HERE.parent / "run.py"), str(job.table.path), "--row", job.row.name]
         command += ["--data", str(options.root / "data" / job.entry.data), "--work", str(self.work), "--keep-bundles"]
-        command += ["--threads", str(options.threads), "--workers", str(options.workers)]
+        command += ["--threads", str(options.threads), "--workers", str(job.entry.workers or options.workers)]
         command += ["--pretrained", str(weights)] if weights is not None else []
         # cuBLAS repeats itself only with this; a run asks for what can be repeated.
         more = {"OMP_NUM_THREADS": str(options.threads), "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
@@ -342,7 +349,7 @@ def main() -> int:
     parser.add_argument("--queue", type=Path, default=HERE / "queue.toml")
     parser.add_argument("--tables", type=Path, default=HERE.parent, help="folder of the tables' folders")
     parser.add_argument("--root", type=Path, default=Path("/tmp/pesi"), help="what transfer.py installed")
-    parser.add_argument("--out", type=Path, required=True, help="for the archives of results")
+    parser.add_argument("--out", type=Path, help="for the archives of results; default: none, only train")
     parser.add_argument("--seconds", type=float, default=480, help="in all; 0: only pack what waits")
     parser.add_argument("--reserve", type=float, default=15, help="of these, to stop and end in")
     parser.add_argument("--parallel", type=int, default=5, help="rows at once")
@@ -350,7 +357,8 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1, help="of a row's own process")
     parser.add_argument("--smoke", action="store_true", help="two short rows on synthetic images instead of the queue")
     options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
+    if options.out is not None:
+        options.out.mkdir(parents=True, exist_ok=True)
     try:
         jobs = smoke_queue(options.root) if options.smoke else read_queue(options.queue, options.tables)
         shop = Shop(jobs, options, began + options.seconds - options.reserve)
