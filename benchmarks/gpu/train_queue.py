@@ -2,8 +2,8 @@
 
     PYTHONPATH=src:/tmp/pesi/site python benchmarks/gpu/train_queue.py --root /tmp/pesi --out $OUT --seconds 470
 
-Without `--out` it only trains, to be left running in a session of its own while calls with `--seconds 0 --out $OUT` bring
-home what is finished.
+Without `--out` it only trains, to be left running in a session of its own while calls with `--seconds 0 --out $OUT`
+bring home what is finished.
 
 Each row is trained by `run.py` in a process of its own. Whenever one is free, the first row of the queue that is not
 done, whose data and starting weights are here, and that can be finished in the time left is begun: how long a row takes
