@@ -97,7 +97,7 @@ def quick(out: Path) -> Path:
     run("robustness.py", "pair", *bundles, "--data", data, *held_out, "--also", data, "--replicates", "200")
     run("robustness.py", "copies", "--data", data, "--other", data, "--replicates", "200")
     for what in ("attention", "depthwise", "prediction"):
-        run("speed.py", what, "--batch", "1", "--repeats", "1", "--images", "2", "--width", "320")
+        run("speed/parts.py", what, "--batch", "1", "--repeats", "1", "--images", "2", "--width", "320")
     return page
 
 

@@ -67,7 +67,7 @@ class _FusedSpatial(torch.autograd.Function):
     """O + s (1 + alpha M), then ReLU if wanted, with M = gain * spatial softmax(O / T), in few passes over the memory.
 
     The step is bound by memory traffic, not arithmetic: written with autograd's own operations it keeps six
-    intermediate tensors and costs 1.5 to 2 times as long (benchmarks/speed.py).
+    intermediate tensors and costs 1.5 to 2 times as long (benchmarks/speed/parts.py).
     """
 
     @staticmethod

@@ -3,7 +3,7 @@
 oneDNN runs a depthwise convolution forward in bfloat16 as fast as memory allows, but two of its gradients fall back to
 a loop: the input's where the stride is 2, and the weight's where the kernel is 5 x 5. So those two are computed in
 float32, and all else in bfloat16: forward and backward, such a convolution is then 2 to 15 times as fast on an AVX-512
-processor (`benchmarks/speed.py`).
+processor (`benchmarks/speed/parts.py`).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How long things take: the attention's training step, a depthwise convolution's, the parts of a prediction.
 
-    python benchmarks/speed.py attention|depthwise|prediction [--batch 16] [--repeats 5] [--images 16] [--width 1022]
+    python benchmarks/speed/parts.py attention|depthwise|prediction [--batch 16] [--repeats 5] [--images 16]
 
 Prints a Markdown table of milliseconds, medians, on one thread (prediction: --threads). *attention*: forward and
 backward of a block's tail, plain, naive and fused, float32, channels_last. *depthwise*: forward and backward of the
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +23,6 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from page import markdown
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -31,6 +31,10 @@ from pesi.machine import keep_memory
 from pesi.nn.attention import attend
 from pesi.nn.depthwise import depthwise_conv2d
 from pesi.synthetic.image import draw_parameters, render
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from page import markdown  # noqa: E402
 
 # channels, side, kernel, stride
 CONVOLUTIONS = ((144, 32, 3, 1), (96, 64, 3, 2), (144, 32, 5, 2), (240, 16, 5, 1), (672, 8, 5, 2), (1152, 4, 5, 1))
