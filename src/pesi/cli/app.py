@@ -6,31 +6,136 @@ import logging
 import sys
 import traceback
 import warnings
-from typing import Annotated
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from pesi.cli.audit import audit
-from pesi.cli.bundles import bundles
-from pesi.cli.calibrate import calibrate
-from pesi.cli.data import data_app
-from pesi.cli.demo import demo
-from pesi.cli.describe import describe
-from pesi.cli.evaluate import compare, evaluate
-from pesi.cli.explain import explain
-from pesi.cli.predict import predict
-from pesi.cli.recipes import recipes
-from pesi.cli.segmenter import segment, segmenter_app
-from pesi.cli.similar import similar_app
 from pesi.cli.status import EXIT_BUG, EXIT_PIPE, EXIT_USAGE
 from pesi.cli.streams import OutputLostError, guard_streams, tell_lost
-from pesi.cli.train import train
 from pesi.errors import PesiError
 from pesi.machine import keep_memory, tune_threads
 from pesi.version import __version__
 
+# Verb -> its module, the function or typer.Typer there, and its first line of help, which must not need the module.
+_VERBS: dict[str, tuple[str, str, str]] = {
+    "train": ("train", "train", "Train a Pesi-CNN, calibrate it, and score it on the validation images."),
+    "predict": ("predict", "predict", "Predict the probability of each diagnosis, with a triage."),
+    "explain": (
+        "explain",
+        "explain",
+        "Draw the class activation map, the attention of each stage, and both blended.",
+    ),
+    "evaluate": (
+        "evaluate",
+        "evaluate",
+        "Score a classifier by the rules of the ISIC 2017 challenge, every figure with its 95 % interval.",
+    ),
+    "compare": (
+        "evaluate",
+        "compare",
+        "Test whether two classifiers differ, on the same images: paired DeLong and paired bootstrap.",
+    ),
+    "audit": (
+        "audit",
+        "audit",
+        "Audit a classifier: scores, calibration, thresholds, uncertainty, refusals, stress tests, groups, "
+        "explanations.",
+    ),
+    "calibrate": (
+        "calibrate",
+        "calibrate",
+        "Set a classifier's probabilities, thresholds, triage, prediction sets and refusals on your own images.",
+    ),
+    "describe": (
+        "describe",
+        "describe",
+        "Describe the lesion in each image after the ABCD rule of dermatoscopy: a measurement, not a diagnosis.",
+    ),
+    "recipes": ("recipes", "recipes", "List the shipped recipes, or print one to start your own from."),
+    "bundles": (
+        "bundles",
+        "bundles",
+        "List the installed bundles, those of pesi-cnn and of other packages, by the names that --bundle takes.",
+    ),
+    "demo": (
+        "demo",
+        "demo",
+        "Make synthetic dermoscopy images, train a Pesi-14 on them, evaluate it, and explain one image.",
+    ),
+    "segment": (
+        "segmenter",
+        "segment",
+        "Find the lesion in each image and write it as a mask of the image's size.",
+    ),
+    "data": ("data", "data_app", "Fetch, check, make and split data sets."),
+    "segmenter": ("segmenter", "segmenter_app", "Train and score the lesion segmenter."),
+    "similar": ("similar", "similar_app", "Find similar cases among your own labelled images."),
+}
+
+
+class _Verbs(dict[str, Any]):
+    """The verbs' commands by name; a verb's module is imported when its command is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__(dict.fromkeys(_VERBS))
+
+    def __getitem__(self, name: str) -> Any:
+        if (command := super().__getitem__(name)) is None:
+            module, attribute, _ = _VERBS[name]
+            verb = getattr(import_module(f"pesi.cli.{module}"), attribute)
+            if not isinstance(verb, typer.Typer):
+                alone = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
+                alone.command()(verb)
+                verb = alone
+            else:
+                verb._add_completion = False
+            command = typer.main.get_command(verb)
+            command.name = name
+            self[name] = command
+        return command
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The command, or else the default."""
+        try:
+            return self[name]
+        except KeyError:
+            return default
+
+    def items(self) -> Any:
+        """Names and commands."""
+        return [(name, self[name]) for name in self]
+
+    def values(self) -> Any:
+        """The commands."""
+        return [self[name] for name in self]
+
+
+class _Pesi(TyperGroup):
+    """The verbs, whose list needs none of their modules: `pesi --help` answers at once."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands = _Verbs()
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Plainly: what draws frames around it takes longer to import than all the rest."""
+        markup, self.rich_markup_mode = self.rich_markup_mode, None
+        try:
+            super().format_help(ctx, formatter)
+        finally:
+            self.rich_markup_mode = markup
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """A line a verb."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, told) for name, (_, _, told) in _VERBS.items()])
+
+
 app = typer.Typer(
     name="pesi",
+    cls=_Pesi,
     help="Classify skin lesions in dermoscopy images with attention residual learning.",
     no_args_is_help=True,
     invoke_without_command=True,
@@ -49,23 +154,6 @@ def _version(
         raise typer.Exit
 
 
-app.command()(train)
-app.command()(predict)
-app.command()(explain)
-app.command()(evaluate)
-app.command()(compare)
-app.command()(audit)
-app.command()(calibrate)
-app.command()(describe)
-app.command()(recipes)
-app.command()(bundles)
-app.command()(demo)
-app.command()(segment)
-app.add_typer(data_app, name="data")
-app.add_typer(segmenter_app, name="segmenter")
-app.add_typer(similar_app, name="similar")
-
-
 def _say_on_stderr() -> None:
     """What the rooms below have to tell, such as a fetched bundle's licence; they print nothing themselves."""
     told, log = logging.StreamHandler(sys.stderr), logging.getLogger("pesi")
@@ -81,7 +169,7 @@ def main() -> None:
     Anything else is a mistake of the program's: its traceback, and status 70.
     """
     guard_streams()
-    tune_threads()  # the verbs import torch
+    tune_threads()  # before a verb imports torch
     keep_memory()
     _say_on_stderr()
     warnings.filterwarnings("ignore", module="PIL")  # its remarks on odd files: what matters of them is refused
