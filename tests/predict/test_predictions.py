@@ -113,7 +113,7 @@ def test_a_generator_is_read_as_it_goes_and_named_as_a_list(classifier, folder):
 
     stream = classifier.predict(endless(), stream=True, batch_size=2)
     first = [next(stream) for _ in range(5)]
-    assert len(taken) <= 6
+    assert len(taken) <= 5 + 2 * 2  # two batches ahead
     assert [result.image_id for result in first] == ["mole", "broken", "mole_2", "c", "mole_3"]
     assert first[0].probabilities == pytest.approx(listed[0].probabilities, abs=1e-6)
 

@@ -21,8 +21,8 @@ from pesi.images.transforms import Geometry
 from pesi.machine import available_cores
 
 # Raise when decoding or a region gives other pixels, so that old caches are not used.
-_VERSION = 1
-_MASK_VERSION = 1  # the same of masks
+_VERSION = 2
+_MASK_VERSION = 2  # the same of masks
 
 
 def default_cache_dir() -> Path:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import struct
-from typing import IO
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, cast
 
 from PIL import ImageFile, JpegImagePlugin
 
@@ -15,8 +19,51 @@ from pesi.errors import ImageError
 _MAX_SEGMENTS = 5_000  # of a JPEG, or chunks of a PNG beside its pixels
 _MAX_SCANS = 100  # of a JPEG: each passes over all pixels
 _MAX_FILL = 1 << 16  # bytes between two segments
+_MAX_BYTES = 2 << 30  # 100 million pixels of 16-bit RGB with alpha are 0.8 GB
+
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WebP")
+_REFUSED_FORMATS = (  # (offset, bytes, name), so that the message can tell what the file is
+    (0, b"GIF8", "a GIF"),
+    (4, b"ftyp", "a HEIC, AVIF or MP4 file"),
+    (0, b"\x00\x00\x00\x0cjP  ", "a JPEG 2000 file"),
+    (128, b"DICM", "a DICOM file"),
+    (0, b"%PDF", "a PDF"),
+    (0, b"8BPS", "a Photoshop file"),
+    (0, b"PK\x03\x04", "a zip archive"),
+)
 
 _ICC_TAG = 34675  # ICC.1:2010, B.5
+
+
+@contextmanager
+def opened_file(source: str | Path | bytes, name: str) -> Iterator[IO[bytes]]:
+    """A file or its bytes, opened to be read.
+
+    Raises:
+        ImageError: It is no file, empty, too large, or may not be read.
+    """
+    if isinstance(source, bytes):
+        size, file = len(source), cast(IO[bytes], io.BytesIO(source))
+    else:
+        path = Path(source)
+        try:
+            if path.is_dir():
+                os.scandir(path).close()  # one that may not be read says so
+                raise ImageError(f"{name} is a folder.", "Give the image files in it.")
+            if not path.exists():
+                raise ImageError(f"{name} does not exist.", "Check the path.")
+            if not path.is_file():
+                raise ImageError(f"{name} is not a regular file.", "Give an image file.")
+            size, file = path.stat().st_size, path.open("rb")
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise ImageError(f"{name} cannot be opened: {reason}.", "Check the path and its permissions.") from error
+    with file:
+        if size == 0:
+            raise ImageError(f"{name} is empty (0 bytes).", "Copy or download it again.")
+        if size > _MAX_BYTES:
+            raise ImageError(f"{name} is larger than {_MAX_BYTES >> 30} GiB.", "Give a photograph.")
+        yield file
 
 
 def read_at(file: IO[bytes], name: str, at: int, count: int) -> bytes:
@@ -32,6 +79,29 @@ def read_at(file: IO[bytes], name: str, at: int, count: int) -> bytes:
         raise ImageError(
             f"{name} cannot be read: {error.strerror or error}.", "Check the disk; copy it again."
         ) from error
+
+
+def format_name(file: IO[bytes], name: str) -> str:
+    """The format's name by its signature.
+
+    Raises:
+        ImageError: It is none of `FORMATS`.
+    """
+    head = read_at(file, name, 0, 132)
+    if head.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "PNG"
+    if head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
+        return "TIFF"
+    if head.startswith(b"BM"):
+        return "BMP"
+    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
+        return "WebP"
+    known = next((kind for at, magic, kind in _REFUSED_FORMATS if head[at:].startswith(magic)), None)
+    if known is None:
+        known = "a text file" if all(9 <= byte < 127 for byte in head) else "no image that we know"
+    raise ImageError(f"{name} is {known}, whatever its name says.", f"Only these are read: {', '.join(FORMATS)}.")
 
 
 def webp_size(file: IO[bytes], name: str) -> tuple[int, int]:

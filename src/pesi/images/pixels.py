@@ -14,7 +14,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from torch import Tensor
 
 from pesi.errors import ImageError, SourceError
-from pesi.images.decode import MAX_PIXELS, decode_image
+from pesi.images.decode import MAX_PIXELS, Decoded, decode
 from pesi.images.transforms import Image, check_rgb
 
 ImageSource = (
@@ -43,23 +43,28 @@ def source_path(source: ImageSource) -> str | None:
 
 
 def pixels(source: ImageSource) -> Image:
-    """An image's pixels, uint8 sRGB (H, W, 3).
+    """An image's pixels, uint8 sRGB (H, W, 3); see `decoded`."""
+    return decoded(source).pixels
 
-    Files and their bytes are decoded by `decode_image`, with its rules. A Pillow image keeps to the same rules for
-    orientation, colour profile, transparency and mode, but its format may be any. Arrays and tensors are taken as
-    upright sRGB.
+
+def decoded(source: ImageSource, *, min_side: int | None = None) -> Decoded:
+    """An image's pixels, uint8 sRGB (H, W, 3), and the file's own height and width.
+
+    Files and their bytes are decoded by `images.decode`, with its rules and `min_side`. A Pillow image keeps to the
+    same rules for orientation, colour profile, transparency and mode, but its format may be any. Arrays and tensors
+    are taken as upright sRGB.
 
     Raises:
         ImageError: The image is refused.
         SourceError: The value is of no such type (a TypeError).
     """
     if isinstance(source, str | os.PathLike):
-        return decode_image(Path(source))
+        return decode(Path(source), min_side=min_side)
     if isinstance(source, Tensor):
-        return _tensor_pixels(source)
+        return _unreduced(_tensor_pixels(source))
     if isinstance(source, np.ndarray):
         check_rgb(source)
-        return source
+        return _unreduced(source)
     if isinstance(source, Pillow.Image):
         return _pillow_pixels(source)
     if not is_source(source):
@@ -67,7 +72,11 @@ def pixels(source: ImageSource) -> Image:
     data: Any = source if isinstance(source, bytes | bytearray | memoryview) else source.read()
     if isinstance(data, str):
         raise SourceError("The file was opened as text.", "Open it with 'rb'.")
-    return decode_image(bytes(data))
+    return decode(bytes(data), min_side=min_side)
+
+
+def _unreduced(image: Image) -> Decoded:
+    return Decoded(image, (image.shape[0], image.shape[1]))
 
 
 def _tensor_pixels(tensor: Tensor) -> Image:
@@ -82,7 +91,7 @@ def _tensor_pixels(tensor: Tensor) -> Image:
     return array
 
 
-def _pillow_pixels(image: Pillow.Image) -> Image:
+def _pillow_pixels(image: Pillow.Image) -> Decoded:
     """By way of an uncompressed PNG, so that the one decoder judges it."""
     name = source_path(image) or "The Pillow image"
     if image.width * image.height > MAX_PIXELS:
@@ -101,6 +110,6 @@ def _pillow_pixels(image: Pillow.Image) -> Image:
         raise ImageError(f"{name} cannot be read: {error}.", "Give an RGB image that is not damaged.") from error
     data = file.getvalue()
     try:
-        return decode_image(data)
+        return decode(data)
     except ImageError as error:
         raise ImageError(error.problem.replace(f"The image ({len(data)} bytes)", name), error.cure) from error

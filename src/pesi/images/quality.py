@@ -75,7 +75,12 @@ class QualityConfig(BaseModel):
 
 
 def quality_verdicts(
-    image: Image, *, mask: Mask | None = None, not_found: str = "", config: QualityConfig | None = None
+    image: Image,
+    *,
+    mask: Mask | None = None,
+    not_found: str = "",
+    config: QualityConfig | None = None,
+    short_side: int | None = None,
 ) -> tuple[Verdict, ...]:
     """Judge one image.
 
@@ -84,6 +89,7 @@ def quality_verdicts(
         mask: The lesion's (H, W); empty where none was found (`LesionMask.found`), None where nobody looked.
         not_found: Why none was found (`LesionMask.reason`).
         config: The limits; default those of this version.
+        short_side: Of the file, where the image is a reduced copy of it; default the image's.
 
     Returns:
         A verdict for each check, also where all is well: short_side, sharpness, dark, bright, burnt, blocks, and with
@@ -92,7 +98,7 @@ def quality_verdicts(
     Raises:
         ImageError: The array is no image.
     """
-    return judge_quality(measure_quality(image, mask=mask), not_found=not_found, config=config)
+    return judge_quality(measure_quality(image, mask=mask, short_side=short_side), not_found=not_found, config=config)
 
 
 def judge_quality(

@@ -55,22 +55,35 @@ def fit_square(image: Image, size: int, geometry: Geometry) -> Image:
         geometry: `squeeze` scales both sides to `size` (the aspect is not kept), `center_crop` takes the largest
             centred square, `pad` keeps everything and mirrors the border.
     """
+    return resize(framed(image, geometry), size, size)
+
+
+def framed(image: Image, geometry: Geometry) -> Image:
+    """What `fit_square` scales of an image (H, W, 3): all of it, its centre, or it within a mirrored border."""
     height, width = image.shape[:2]
     if geometry == "center_crop":
         side = min(height, width)
         top, left = (height - side) // 2, (width - side) // 2
-        image = image[top : top + side, left : left + side]
-    elif geometry == "pad":
+        return image[top : top + side, left : left + side]
+    if geometry == "pad":
         side = max(height, width)
         top, left = (side - height) // 2, (side - width) // 2
-        image = cv2.copyMakeBorder(
+        return cv2.copyMakeBorder(
             image, top, side - height - top, left, side - width - left, cv2.BORDER_REFLECT_101
         ).astype(np.uint8)
-    return resize(image, size, size)
+    return image
 
 
 def resize(image: Image, height: int, width: int) -> Image:
-    """Resize (H, W, 3) or (H, W): area averaging where it shrinks, bicubic where it grows, as is where it fits."""
+    """Resize (H, W, 3) or (H, W): area averaging where it shrinks, bicubic where it grows, as is where it fits.
+
+    While both sides are at least twice the wanted ones they are halved first, for which processors have instructions:
+    at most a last odd line is left out, and the whole takes half the time.
+    """
+    while image.shape[0] >= 2 * height and image.shape[1] >= 2 * width:
+        halves = image.shape[1] // 2, image.shape[0] // 2
+        image = image[: 2 * halves[1], : 2 * halves[0]]
+        image = np.asarray(cv2.resize(image, halves, interpolation=cv2.INTER_AREA), np.uint8)
     if image.shape[:2] == (height, width):
         return np.ascontiguousarray(image)
     shrinks = height * width < image.shape[0] * image.shape[1]

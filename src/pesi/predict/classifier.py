@@ -18,8 +18,8 @@ from pesi.decide.conformal import prediction_sets
 from pesi.decide.novelty import NoveltyStatistics, novelty_verdict
 from pesi.decide.uncertainty import uncertainty_of
 from pesi.errors import ChoiceError
-from pesi.images.pixels import ImageSource, pixels
-from pesi.images.regions import Region, RegionName
+from pesi.images.pixels import ImageSource, decoded
+from pesi.images.regions import Region, RegionName, Seen, reading_side
 from pesi.images.transforms import Image
 from pesi.images.views import VIEWS, cut_views
 from pesi.nn.cnn import PesiCNN, PesiMaps
@@ -162,7 +162,7 @@ class Classifier(Predictor, Shared):
         Raises:
             ImageError: The image is refused.
         """
-        return self._cut(pixels(source))
+        return self._cut(self._seen(source)[0])
 
     def read(self, source: ImageSource, *, gates: bool = True) -> Reading:
         """Decode an image, cut the bundle's regions from it, and judge its quality.
@@ -174,9 +174,9 @@ class Classifier(Predictor, Shared):
         Raises:
             ImageError: The image is refused.
         """
-        image = pixels(source)
-        small = b"" if isinstance(source, str | Path) else thumbnail(image)
-        return Reading(self._cut(image), self._judged(image) if gates else (), small)
+        image, short_side = self._seen(source)
+        small = b"" if isinstance(source, str | Path) else thumbnail(image.image)
+        return Reading(self._cut(image), self._judged(image, short_side) if gates else (), small)
 
     def outputs(
         self,
@@ -315,11 +315,12 @@ class Classifier(Predictor, Shared):
         held_out: bool = False,
         batch_size: int = 16,
         progress: Callable[[int], None] | None = None,
+        in_order: bool = True,
     ) -> Iterator[Prediction | Refusal]:
-        """Predict many images, in order; one that cannot be read gives a Refusal and the rest goes on.
+        """Predict many images; one that cannot be read gives a Refusal and the rest goes on (see `predict_stream`).
 
         Args:
-            paths: Image files, or what else `images.pixels` takes; of a generator no more than a batch is held.
+            paths: Image files, or what else `images.pixels` takes; of a generator two batches at most are taken ahead.
             image_ids: Their ids; default as `pesi predict` makes them (`sources.with_ids`).
             views: A key of `VIEWS`; default the bundle's.
             gates: As for `predict`.
@@ -328,7 +329,8 @@ class Classifier(Predictor, Shared):
             held_out: Whether images that the bundle was trained with, told by their ids, are answered by the networks
                 that have not seen them.
             batch_size: Images (not views) at a time.
-            progress: Called with the number of images done after each batch.
+            progress: Called with the number of images done, after every `batch_size` of them.
+            in_order: Give results in the images' order; else as they are done, so that none waits for a slow one.
         """
         if reference is not None:
             reference.check_bundle(self, views)
@@ -356,6 +358,8 @@ class Classifier(Predictor, Shared):
             prediction=prediction,
             batch_size=batch_size,
             progress=progress,
+            in_order=in_order,
+            on_processor=self.device.type == "cpu",
         )
 
     def look(self, source: ImageSource, *, region: int = 0) -> Picture:
@@ -368,15 +372,20 @@ class Classifier(Predictor, Shared):
         """
         members = self.looking_at(region)
         size = members[0].config.preprocess.size
-        image = cut_views(self.regions[region](pixels(source)), VIEWS["single"], size)[0]
+        image = cut_views(self.regions[region](self._seen(source)[0]), VIEWS["single"], size)[0]
         return Picture(image, mean_maps([member.maps(image, self.device) for member in members]))
 
-    def _cut(self, image: Image) -> NDArray[np.uint8]:
+    def _seen(self, source: ImageSource) -> tuple[Seen, int]:
+        """An image, read as large as the regions need it, and the shorter side of its file."""
+        found = decoded(source, min_side=reading_side(self.regions))
+        return Seen(found.pixels), min(found.size)
+
+    def _cut(self, image: Seen) -> NDArray[np.uint8]:
         return np.stack([region(image) for region in self.regions])
 
-    def _judged(self, image: Image) -> tuple[Verdict, ...]:
+    def _judged(self, image: Seen, short_side: int) -> tuple[Verdict, ...]:
         segmenter = shipped_segmenter(device=str(self.device)) if shipped_segmenter_folder() is not None else None
-        return picture_verdicts(image, segmenter, self.config.quality)
+        return picture_verdicts(image, segmenter, self.config.quality, short_side=short_side)
 
     def _verdicts(self, reading: Reading, answer: Outputs, gates: bool) -> tuple[Verdict, ...]:
         """What the gates say of one image."""

@@ -128,6 +128,7 @@ class Ensemble:
         views: str | None = None,
         batch_size: int = 16,
         progress: Callable[[int], None] | None = None,
+        in_order: bool = True,
     ) -> Iterator[Prediction | Refusal]:
         """Predict many files, in order, as `Classifier.predict_many` does.
 
@@ -136,7 +137,8 @@ class Ensemble:
             image_ids: Their ids; default the files' names without their endings.
             views: A key of `VIEWS`; default each bundle's own.
             batch_size: Images (not views) at a time.
-            progress: Called with the number of images done after each batch.
+            progress: Called with the number of images done, after every `batch_size` of them.
+            in_order: Give results in the images' order; else as they are done.
         """
         return predict_stream(
             paths,
@@ -148,6 +150,8 @@ class Ensemble:
             ),
             batch_size=batch_size,
             progress=progress,
+            in_order=in_order,
+            on_processor=self.members[0].device.type == "cpu",
         )
 
 

@@ -14,6 +14,8 @@ from pesi.bundle.installed import GATE, shipped_bundle
 from pesi.decide.dermoscopy import DermoscopyModel, dermoscopy_verdict, no_dermoscopy
 from pesi.errors import BundleError
 from pesi.images.quality import QualityConfig, quality_verdicts
+from pesi.images.quality_measures import measured_shape
+from pesi.images.regions import Seen, seen
 from pesi.images.transforms import Image
 from pesi.predict.segmenter import LesionSegmenter
 from pesi.verdict import Verdict
@@ -53,13 +55,24 @@ def shipped_gate(segmenter: LesionSegmenter) -> DermoscopyGate:
     return gate
 
 
-def picture_verdicts(image: Image, segmenter: LesionSegmenter | None, quality: QualityConfig) -> tuple[Verdict, ...]:
-    """Whether one picture is dermoscopy, and of what quality; without a segmenter only the latter, without a lesion."""
+def picture_verdicts(
+    image: Image | Seen, segmenter: LesionSegmenter | None, quality: QualityConfig, *, short_side: int | None = None
+) -> tuple[Verdict, ...]:
+    """Whether one picture is dermoscopy, and of what quality; without a segmenter only the latter, without a lesion.
+
+    Args:
+        image: The picture.
+        segmenter: Finds the lesion.
+        quality: The limits.
+        short_side: Of the file, where the picture is a reduced copy of it.
+    """
+    image = seen(image)
     if segmenter is None:
-        return quality_verdicts(image, config=quality)
-    lesion = segmenter.segment(image)
+        return quality_verdicts(image.image, config=quality, short_side=short_side)
+    # Its share, and that of its outline at the edge, are the same in the small copy in which quality is measured.
+    lesion = segmenter.segment_seen(image, *measured_shape(*image.image.shape[:2]))
     mask = lesion.mask & lesion.found
-    verdicts = quality_verdicts(image, mask=mask, not_found=lesion.reason, config=quality)
+    verdicts = quality_verdicts(image.image, mask=mask, not_found=lesion.reason, config=quality, short_side=short_side)
     return (shipped_gate(segmenter).verdict(lesion.features), *verdicts)
 
 

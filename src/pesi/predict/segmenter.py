@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -20,7 +21,8 @@ from pesi.errors import BundleError, ImageError
 from pesi.images.decode import image_size
 from pesi.images.masks import Mask, mask_of_size, unfit_square
 from pesi.images.pixels import ImageSource, pixels
-from pesi.images.transforms import Image, fit_square, normalise, resize, to_tensor
+from pesi.images.regions import Seen
+from pesi.images.transforms import Image, normalise, resize, to_tensor
 from pesi.nn.segmenter import PesiSegmenter
 from pesi.predict.device import torch_device
 from pesi.predict.sharing import Shared
@@ -121,7 +123,7 @@ class LesionSegmenter(Shared):
         """
         self.device = torch_device(device)
         self.network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._latest: tuple[bytes, SegmenterOutputs] | None = None  # a picture, and what the network said of it
+        self._latest = threading.local()  # each thread's latest picture, and what the network said of it
         return self
 
     @classmethod
@@ -161,25 +163,31 @@ class LesionSegmenter(Shared):
             ImageError: The image is refused.
         """
         image = pixels(source)
-        preprocess = self.config.preprocess
-        square = fit_square(image, preprocess.source_size, preprocess.geometry)
-        (probability,), (features,) = self._output(square)
-        lesion = self._lesion(unfit_square(probability, image.shape[0], image.shape[1], preprocess.geometry))
-        lesion = replace(lesion, features=features)
+        preprocess, own = self.config.preprocess, Seen(image)
+        lesion = self.segment_seen(own, image.shape[0], image.shape[1])
         if not isinstance(source, str | Path | bytes):
             return lesion
         width, height = image_size(source)
         if (height, width) == image.shape[:2]:
             return lesion
+        (probability,), _ = self._output(own.square(preprocess.source_size, preprocess.geometry))
         whole = unfit_square(probability, height, width, preprocess.geometry)
         return replace(lesion, mask=mask_of_size(lesion.mask, height, width), probability=whole)
+
+    def segment_seen(self, image: Seen, height: int, width: int) -> LesionMask:
+        """The lesion in a decoded image that others look at too, in a copy of it of (height, width)."""
+        preprocess = self.config.preprocess
+        (probability,), (features,) = self._output(image.square(preprocess.source_size, preprocess.geometry))
+        lesion = self._lesion(unfit_square(probability, height, width, preprocess.geometry))
+        return replace(lesion, features=features)
 
     def _output(self, square: Image) -> SegmenterOutputs:
         """`outputs` of one picture. The last are kept: the gates and the lesion's crop ask in turn."""
         key, latest = square.tobytes(), self._latest
-        if latest is None or latest[0] != key:
-            self._latest = latest = key, self.outputs([square])
-        return latest[1]
+        if getattr(latest, "key", None) != key:
+            latest.key, latest.outputs = key, self.outputs([square])
+        found: SegmenterOutputs = latest.outputs
+        return found
 
     def find(self, image: Image) -> Mask | None:
         """The lesion's mask (H, W) in one image, None where none is found."""
