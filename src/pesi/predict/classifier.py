@@ -347,8 +347,7 @@ class Classifier(Predictor, Shared):
             return reading._replace(fold=self.folds_of([image_id])[0]) if held_out else reading
 
         def answer(readings: Sequence[Reading]) -> list[Outputs]:
-            squares, folds = ([getattr(reading, name) for reading in readings] for name in ("squares", "fold"))
-            return self.outputs(squares, views, folds).each()
+            return self.outputs([each.squares for each in readings], views, [each.fold for each in readings]).each()
 
         return predict_stream(
             paths,
@@ -377,8 +376,8 @@ class Classifier(Predictor, Shared):
 
     def _seen(self, source: ImageSource) -> tuple[Seen, int]:
         """An image, read as large as the regions need it, and the shorter side of its file."""
-        found = decoded(source, min_side=reading_side(self.regions))
-        return Seen(found.pixels), min(found.size)
+        pixels, size = decoded(source, min_side=reading_side(self.regions))
+        return Seen(pixels), min(size)
 
     def _cut(self, image: Seen) -> NDArray[np.uint8]:
         return np.stack([region(image) for region in self.regions])
