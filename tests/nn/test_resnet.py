@@ -161,7 +161,7 @@ def test_energy_is_what_the_attention_adds():
     block = model.layer1[1]
     x = torch.rand(1, 64, 8, 8)
     with torch.no_grad():
-        o, s = block.branches(x)
+        o, s = (branch.map() for branch in block.branches(x))
         block(x, traces := [])
     added = 0.2 * torch.sigmoid(o) * s
     torch.testing.assert_close(traces[0].energy, (added.norm() / (s + o).norm()).reshape(1))
@@ -197,7 +197,9 @@ def test_compiled_training_learns_alpha():
 def test_bfloat16_weights():
     model = pesi.create_model("pesi14", num_classes=3, alpha=0.1).eval().bfloat16()
     with torch.no_grad():
-        assert model(torch.randn(1, 3, 64, 64, dtype=torch.bfloat16)).isfinite().all()
+        for form in (torch.contiguous_format, torch.channels_last):
+            x = torch.randn(1, 3, 64, 64, dtype=torch.bfloat16).contiguous(memory_format=form)
+            assert model.to(memory_format=form)(x).isfinite().all()
 
 
 def test_new_head():

@@ -8,11 +8,11 @@ after J. Zhang, Y. Xie, Y. Xia, C. Shen, "Attention Residual Learning for Skin L
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+
+from pesi.nn.fused import Branch, attention_residual, kernels_for
+from pesi.nn.kernels import HALF, Settings
 
 FORMS: dict[str, str] = {
     "spatial": "softmax of each channel over its H x W positions (the paper)",
@@ -24,7 +24,7 @@ FORMS: dict[str, str] = {
 }
 
 # M is about 1/HW or 1/C: added to the stream in bfloat16 (8 bits of mantissa) it would round away. `spatial-mean1`
-# would survive, but is faster in float32, where the fused step below serves it.
+# would survive, but is faster in float32, where the fused operation serves it.
 FLOAT32_FORMS = frozenset({"spatial", "spatial-mean1", "channel"})
 
 
@@ -63,51 +63,6 @@ def _softmax(z: Tensor, dims: tuple[int, ...]) -> Tensor:
     return e / e.sum(dims, keepdim=True)
 
 
-class _FusedSpatial(torch.autograd.Function):
-    """O + s (1 + alpha M), then ReLU if wanted, with M = gain * spatial softmax(O / T), in few passes over the memory.
-
-    The step is bound by memory traffic, not arithmetic: written with autograd's own operations it keeps six
-    intermediate tensors and costs 1.5 to 2 times as long (benchmarks/speed/parts.py).
-    """
-
-    @staticmethod
-    def forward(ctx: Any, o: Tensor, s: Tensor, alpha: Tensor, temperature: float, gain: float, relu: bool) -> Tensor:
-        m = o - o.amax((2, 3), keepdim=True)
-        if temperature != 1.0:
-            m.div_(temperature)
-        m.exp_()
-        m.mul_(gain / m.sum((2, 3), keepdim=True))
-        a = alpha.view(1, -1, 1, 1)
-        y = (m * a).add_(1).mul_(s).add_(o)
-        ctx.temperature, ctx.gain, ctx.relu = temperature, gain, relu
-        if relu:
-            y.relu_()
-            ctx.save_for_backward(m, s, alpha, y)
-        else:
-            ctx.save_for_backward(m, s, alpha)
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
-        m, s, alpha, *rest = ctx.saved_tensors
-        a = alpha.view(1, -1, 1, 1)
-        g = grad.contiguous(memory_format=_format(m))
-        if ctx.relu:
-            g = torch.ops.aten.threshold_backward(g, rest[0], 0)
-        gsm = (g * s).mul_(m)  # g . s . M
-        total = gsm.sum((2, 3), keepdim=True)
-        grad_alpha = total.sum((0, 2, 3))
-        grad_s = (m * a).add_(1).mul_(g)
-        grad_o = gsm.sub_(m * (total / ctx.gain)).mul_(a / ctx.temperature).add_(g)
-        return grad_o, grad_s, grad_alpha if alpha.numel() > 1 else grad_alpha.sum().view(1), None, None, None
-
-
-def _format(x: Tensor) -> torch.memory_format:
-    channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    return torch.channels_last if channels_last else torch.contiguous_format
-
-
 def attend(o: Tensor, s: Tensor, alpha: Tensor, form: str, temperature: float = 1.0, *, relu: bool = True) -> Tensor:
     """The tail of a Pesi block: ReLU(s + O + alpha * M . s).
 
@@ -122,14 +77,22 @@ def attend(o: Tensor, s: Tensor, alpha: Tensor, form: str, temperature: float = 
         (N, C, H, W); float32 for `FLOAT32_FORMS` under mixed precision (a bfloat16 sum would lose alpha M s), else of
         O's type.
     """
-    half = o.dtype in (torch.bfloat16, torch.float16)
-    dtype = torch.float32 if half and form in FLOAT32_FORMS else o.dtype
+    return attend_normed(Branch(o), Branch(s), alpha, form, temperature, relu=relu)
+
+
+def attend_normed(
+    o: Branch, s: Branch, alpha: Tensor, form: str, temperature: float = 1.0, *, relu: bool = True
+) -> Tensor:
+    """The same of maps whose batch norms are still to come: for the spatial forms one operation, see `nn.fused`."""
+    if form.startswith("spatial") and (kernels := kernels_for(o, s)) is not None:
+        gain = float(o.z.shape[2] * o.z.shape[3]) if form == "spatial-mean1" else 1.0
+        return attention_residual(o, s, alpha, Settings(temperature, gain, relu), kernels)
+    return _plain(o.map(), s.map(), alpha, form, temperature, relu)
+
+
+def _plain(o: Tensor, s: Tensor, alpha: Tensor, form: str, temperature: float, relu: bool) -> Tensor:
+    dtype = torch.float32 if o.dtype in HALF and form in FLOAT32_FORMS else o.dtype
     o, s, alpha = o.to(dtype), s.to(dtype), alpha.to(dtype)
-    fused = form.startswith("spatial") and dtype in (torch.float32, torch.float64)
-    if fused and torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        gain = float(o.shape[2] * o.shape[3]) if form == "spatial-mean1" else 1.0
-        y: Tensor = _FusedSpatial.apply(o, s, alpha, temperature, gain, relu)  # type: ignore[no-untyped-call]
-        return y
     m = attention_map(o, form, temperature).to(dtype)
     y = o + s * (1 + alpha.view(1, -1, 1, 1) * m)
     return torch.relu(y) if relu else y

@@ -12,7 +12,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pesi.nn.attention import FORMS, SqueezeExcitation, attend, attention_energy, attention_map, has_map
+from pesi.nn.attention import (
+    FORMS,
+    SqueezeExcitation,
+    attend,
+    attend_normed,
+    attention_energy,
+    attention_map,
+    has_map,
+)
+from pesi.nn.fused import Branch, half_of
 
 
 class BlockTrace(NamedTuple):
@@ -71,8 +80,8 @@ class AttendingBlock(nn.Module):
             self.alpha = nn.Parameter(torch.full((shape,), float(settings.alpha)))
         self.se: SqueezeExcitation | None = SqueezeExcitation(out_channels) if self.form == "se" else None
 
-    def branches(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """O = F(x), and s(x) or None where the block has no shortcut; (N, C_out, H_out, W_out)."""
+    def branches(self, x: Tensor) -> tuple[Branch, Branch | None]:
+        """O = F(x), and s(x) or None where the block has no shortcut, before their batch norms; (N, C_out, h, w)."""
         raise NotImplementedError
 
     def forward(self, x: Tensor, traces: list[BlockTrace] | None = None) -> Tensor:
@@ -83,9 +92,12 @@ class AttendingBlock(nn.Module):
             traces: Where to leave what the attention did.
         """
         o, s = self.branches(x)
+        if traces is None and s is not None and self.alpha is not None:
+            return attend_normed(o, s, self.alpha, self.form, self.temperature, relu=self.relu)
+        maps = o.map(), None if s is None else s.map()
         if traces is not None:
-            traces.append(self._trace(o, s))
-        return self._tail(o, s)
+            traces.append(self._trace(*maps))
+        return self._tail(*maps)
 
     def _trace(self, o: Tensor, s: Tensor | None) -> BlockTrace:
         if self.alpha is None or s is None:
@@ -101,10 +113,11 @@ class AttendingBlock(nn.Module):
         return torch.relu(y) if self.relu else y
 
     def _input(self, x: Tensor, weight: Tensor) -> Tensor:
-        """x in the type of the convolutions: the stream may be float32 beside bfloat16 weights."""
-        if x.dtype == weight.dtype or torch.is_autocast_enabled(x.device.type):
-            return x
-        return x.to(weight.dtype)
+        """x in the type of the convolutions: the stream may be float32 beside them in bfloat16."""
+        dtype, kind = weight.dtype, x.device.type
+        if torch.is_autocast_enabled(kind):
+            dtype = x.dtype if x.dtype == torch.float64 else torch.get_autocast_dtype(kind)
+        return x if x.dtype == dtype else half_of(x, dtype)
 
     def extra_repr(self) -> str:
         """The attention's form and temperature, for `print(model)`."""
@@ -173,13 +186,14 @@ class PesiBlock(AttendingBlock):
                 nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
             )
 
-    def branches(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """O = F(x) and s(x), both (N, C_out, H_out, W_out)."""
+    def branches(self, x: Tensor) -> tuple[Branch, Branch]:
+        """O = F(x) and s(x), before their batch norms, both (N, C_out, H_out, W_out)."""
         h = self._input(x, self.conv1.weight)
-        o = torch.relu(self.bn1(self.conv1(h)))
+        inner = torch.relu(self.bn1(self.conv1(h)))
         if self.bottleneck:
-            o = torch.relu(self.bn2(self.conv2(o)))
-            o = self.bn3(self.conv3(o))
+            o = Branch(self.conv3(torch.relu(self.bn2(self.conv2(inner)))), self.bn3)
         else:
-            o = self.bn2(self.conv2(o))
-        return o, x if isinstance(self.downsample, nn.Identity) else self.downsample(h)
+            o = Branch(self.conv2(inner), self.bn2)
+        if isinstance(self.downsample, nn.Sequential):
+            return o, Branch(self.downsample[0](h), self.downsample[1])
+        return o, Branch(x, kept=h)

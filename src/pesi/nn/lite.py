@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from pesi.nn.block import AttendingBlock, AttentionSettings, Stage
 from pesi.nn.cnn import STAGES, PesiCNN, attending_stages
 from pesi.nn.depthwise import depthwise_conv2d, learns_in_bfloat16
+from pesi.nn.fused import Branch
 
 
 class _Group(NamedTuple):
@@ -109,13 +110,13 @@ class InvertedResidual(AttendingBlock):
         self.conv3 = nn.Conv2d(inner, out_channels, 1, bias=False)
         self.bn3 = _norm(out_channels)
 
-    def branches(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """O = F(x), and x where it is a shortcut."""
-        o = self._input(x, self.conv3.weight)
+    def branches(self, x: Tensor) -> tuple[Branch, Branch | None]:
+        """O = F(x), before its batch norm, and x where it is a shortcut."""
+        o = h = self._input(x, self.conv3.weight)
         if self.expands:
             o = F.relu6(self.bn1(self.conv1(o)))
         o = F.relu6(self.bn2(self.conv2(o)))
-        return self.bn3(self.conv3(o)), x if self.shortcut else None
+        return Branch(self.conv3(o), self.bn3), Branch(x, kept=h) if self.shortcut else None
 
 
 class PesiLite(PesiCNN):
