@@ -7,7 +7,7 @@ import json
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,27 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # what went wrong above is what the user must hear of
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def made_by_one(path: str | Path) -> Iterator[None]:
+    """Within it this process alone makes the file `path`; others that ask wait, and then should look for it.
+
+    The lock is the operating system's, on a file beside it: a process that dies frees it. Where the folder cannot be
+    written to, or its file system has no locks, nobody waits.
+    """
+    from filelock import FileLock
+
+    path = Path(path)
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    with ExitStack() as held:
+        with suppress(OSError, NotImplementedError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+            held.callback(lock.release)
+            # Before it is freed: who waited for a file that is gone by then starts anew with the next.
+            held.callback(lambda: Path(lock.lock_file).unlink(missing_ok=True))
+        yield
 
 
 def remove_file(path: str | Path) -> None:

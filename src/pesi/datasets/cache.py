@@ -14,7 +14,7 @@ import platformdirs
 from numpy.typing import NDArray
 
 from pesi.errors import DataError, ImageError
-from pesi.files import whole_file
+from pesi.files import made_by_one, whole_file
 from pesi.images.masks import read_mask_square
 from pesi.images.regions import Region, read_region
 from pesi.images.transforms import Geometry
@@ -38,7 +38,7 @@ def cached_squares(
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> NDArray[np.uint8]:
-    """All images as one read-only memory-mapped array, decoded on the first call only.
+    """All images as one read-only memory-mapped array, decoded on the first call only, by one process.
 
     A changed, added or removed file (by path, size or time) makes another cache.
 
@@ -147,7 +147,9 @@ def cached_array(
     digest = hashlib.sha256(json.dumps([*key, stamps]).encode()).hexdigest()[:24]
     target = (Path(cache_dir) if cache_dir else default_cache_dir()) / f"{name}-{digest}.npy"
     if not target.exists():
-        _read_all(paths, read, shape, target, what, workers or available_cores(), progress)
+        with made_by_one(target):
+            if not target.exists():  # another process may have made it meanwhile
+                _read_all(paths, read, shape, target, what, workers or available_cores(), progress)
     array: NDArray[np.uint8] = np.load(target, mmap_mode="r", allow_pickle=False)
     return array
 
