@@ -198,13 +198,18 @@ class _Outputs:
         kept = self.file or self.gallery
         return kept.with_name(f"{kept.name}.journal") if kept is not None else None
 
+    @property
+    def shown(self) -> bool:
+        """Whether rows go to the terminal or a pipe, and so in the images' order."""
+        return self.out == _STANDARD or (self.out is None and self.format is Format.table)
+
     def show(self, row: Row) -> None:
         """Print a row, where it goes to the terminal or a pipe."""
         from pesi.predict.tables import json_line, text_lines
 
         if self.out == _STANDARD:
             print(json_line(row), end="", flush=True)
-        elif self.out is None and self.format is Format.table:
+        elif self.shown:
             print("\n".join(text_lines(row)), flush=True)
 
 
@@ -249,14 +254,20 @@ class _Work:
             "images": f"{len(self.paths)} ({digest.hexdigest()[:16]})",
         }
 
-    def results(self, numbers: Sequence[int]) -> Iterator[Prediction | Refusal]:
-        """The answers to some of the images."""
+    def results(self, numbers: Sequence[int], *, in_order: bool) -> Iterator[tuple[int, Prediction | Refusal]]:
+        """The answers to some of the images, each with its image's number."""
+        places = dict(zip((self.ids[n] for n in numbers), numbers, strict=True))
+        return ((places[result.image_id], result) for result in self._results(numbers, in_order))
+
+    def _results(self, numbers: Sequence[int], in_order: bool) -> Iterator[Prediction | Refusal]:
         from pesi.predict.ensemble import Ensemble
 
         sources, ids = [self.sources[n] for n in numbers], [self.ids[n] for n in numbers]
         if len(self.members) > 1:
             ensemble = Ensemble(self.members)
-            return ensemble.predict_many(sources, image_ids=ids, views=self.views, batch_size=self.batch_size)
+            return ensemble.predict_many(
+                sources, image_ids=ids, views=self.views, batch_size=self.batch_size, in_order=in_order
+            )
         return self.members[0].predict_many(
             sources,
             image_ids=ids,
@@ -264,6 +275,7 @@ class _Work:
             gates=self.gates,
             reference=self.cases,
             batch_size=self.batch_size,
+            in_order=in_order,
         )
 
     def rows(self, journal: Journal, numbers: Iterable[int] | None = None, *, pictures: bool = False) -> Iterator[Row]:
@@ -283,14 +295,15 @@ def _fill(journal: Journal, work: _Work, outputs: _Outputs, show: bool) -> int:
     from pesi.predict.prediction import Refusal
 
     left = journal.missing(len(work.paths))
-    done = sorted(set(range(len(work.paths))) - set(left))
+    missing = set(left)
+    done = [number for number in range(len(work.paths)) if number not in missing]
     for kept in work.rows(journal, done):
         outputs.show(kept)
     classifier, failed = work.members[0], 0
     with tqdm(
         total=len(work.paths), initial=len(done), unit="image", desc="predicting", disable=not show, leave=False
     ) as bar:
-        for number, result in zip(left, work.results(left), strict=True):
+        for number, result in work.results(left, in_order=outputs.shown):
             row = result.to_dict()
             path, source = work.paths[number], work.sources[number]
             if isinstance(result, Refusal):

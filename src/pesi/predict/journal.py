@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -36,7 +37,8 @@ class Journal:
 
     def __init__(self, path: Path | None, made_from: Mapping[str, str], *, resume: bool = False) -> None:
         self.path = path
-        self._places: dict[int, tuple[int, int]] = {}  # row -> where it begins, bytes
+        self._starts, self._sizes = array("q"), array("q")  # of each row in the file, in bytes; size 0: not there
+        self._count = 0
         self._again: set[int] = set()
         self._end = 0
         self._file: IO[bytes]
@@ -54,7 +56,7 @@ class Journal:
         try:
             self._lock(path)
             found = self._read(path)
-            if found is None or not (self._places or resume):
+            if found is None or not (self._count or resume):
                 self._file.truncate(0)
                 self._end = 0
                 self._write(header)
@@ -70,7 +72,7 @@ class Journal:
             raise
 
     def __len__(self) -> int:
-        return len(self._places)
+        return self._count
 
     def __enter__(self) -> Journal:
         return self
@@ -86,24 +88,35 @@ class Journal:
         """
         self._again.discard(number)
         start = self._end
-        self._places[number] = (start, self._write(json.dumps([number, row]).encode() + b"\n"))
+        self._place(number, start, self._write(json.dumps([number, row]).encode() + b"\n"))
 
     def missing(self, count: int) -> list[int]:
         """Which of the rows 0 .. count - 1 are to be made: those not here, and images that could not be read before."""
-        return [number for number in range(count) if number not in self._places or number in self._again]
+        return [number for number in range(count) if number not in self or number in self._again]
+
+    def __contains__(self, number: int) -> bool:
+        return number < len(self._sizes) and self._sizes[number] > 0
 
     def rows(self, numbers: Iterable[int] | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
         """Numbers and rows; by default all, in their order."""
-        for number in sorted(self._places) if numbers is None else numbers:
-            start, size = self._places[number]
-            self._file.seek(start)
-            yield number, json.loads(self._file.read(size))[1]
+        for number in (n for n in range(len(self._sizes)) if n in self) if numbers is None else numbers:
+            self._file.seek(self._starts[number])
+            yield number, json.loads(self._file.read(self._sizes[number]))[1]
 
     def remove(self) -> None:
         """Remove the file: the rows are elsewhere now."""
         self._file.close()
         if self.path is not None:
             remove_file(self.path)
+
+    def _place(self, number: int, start: int, size: int) -> None:
+        """Note where a row lies: 16 bytes a row, for there may be millions."""
+        more = number + 1 - len(self._sizes)
+        if more > 0:
+            self._starts.extend([0] * more)
+            self._sizes.extend([0] * more)
+        self._count += number not in self
+        self._starts[number], self._sizes[number] = start, size
 
     def _write(self, line: bytes) -> int:
         try:
@@ -153,7 +166,7 @@ class Journal:
                     break
                 else:
                     number, row = found
-                    self._places[number] = (self._end, len(line))
+                    self._place(number, self._end, len(line))
                     (self._again.add if "refused" in row else self._again.discard)(number)
                 self._end += len(line)
         if header is not None and self._end < os.fstat(self._file.fileno()).st_size:

@@ -143,16 +143,17 @@ class _Stream(Generic[Read, Answer]):
         while True:
             self._take()
             with self._changed:
-                while (index := self._next()) is None:
-                    if self._failure is not None:
-                        raise self._failure
+                if self._failure is not None:
+                    raise self._failure
+                if (place := self._next()) is None:
                     if self._all_taken and self._given == self._taken:
                         return
-                    self._changed.wait(_LOOK)
-                    self._give_up_stalled()
-                result = self._results.pop(index)
+                    if self._all_taken or not self._may_take():
+                        self._changed.wait(_LOOK)
+                        self._give_up_stalled()
+                    continue
+                result = self._results.pop(place)
                 self._given += 1
-                self._changed.notify_all()
             yield result
 
     def _next(self) -> int | None:
