@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 import os
+import sys
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
@@ -54,6 +55,15 @@ def tune_threads() -> None:
     """
     os.environ["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", "").strip() or str(available_cores())
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def peak_memory() -> int | None:
+    """The most memory that this process has had resident, bytes (getrusage(2)); None where no one keeps count."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def keep_memory() -> None:

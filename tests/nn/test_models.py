@@ -131,3 +131,43 @@ def test_pretrained_by_path_and_from_the_installed_package(tmp_path):
         pesi.create_model("pesi50", pretrained=True)
     with pytest.raises(CheckpointError, match=r"no weights file nowhere\.pth"):
         pesi.create_model("pesi50", pretrained="nowhere.pth")
+
+
+@pytest.mark.parametrize("name", ["pesi18", "pesi50", "pesi_lite0"])
+def test_gradient_checkpointing_changes_memory_alone(name):
+    """In float64: gradients and running statistics as without it, and less kept for the backward pass."""
+    x = torch.randn(3, 3, 64, 64, dtype=torch.float64)
+    results, kept = [], []
+    for on in (False, True):
+        torch.manual_seed(0)
+        model = pesi.create_model(name, num_classes=3, alpha=0.1, dropout=0.2).double()
+        model.gradient_checkpointing = on
+        size = 0
+
+        def keep(tensor):
+            nonlocal size
+            size += tensor.numel()
+            return tensor
+
+        torch.manual_seed(1)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss = model(x).square().sum() + model.forward_pyramid(x)[2].square().mean()
+        kept.append(size)
+        loss.backward()
+        results.append([*(p.grad for p in model.parameters()), *model.buffers()])
+    for plain, checkpointed in zip(*results, strict=True):
+        torch.testing.assert_close(checkpointed, plain, rtol=1e-6, atol=1e-9)
+    assert kept[1] < 0.5 * kept[0]
+
+
+def test_gradient_checkpointing_under_autocast():
+    torch.manual_seed(0)
+    model = pesi.create_model("pesi_lite0", num_classes=3, alpha=0.1)
+    x, gradients = torch.randn(4, 3, 64, 64), []
+    for on in (False, True):
+        model.gradient_checkpointing = on
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            model(x).float().square().sum().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+    assert torch.equal(*gradients)

@@ -52,7 +52,9 @@ def fingerprint(folder: Path) -> dict[str, str]:
 
 
 def test_the_run_folder_holds_the_evidence(tiny_run, spots):
-    assert json.loads((tiny_run / "result.json").read_text())["best_epoch"] >= 1
+    result = json.loads((tiny_run / "result.json").read_text())
+    assert result["best_epoch"] >= 1
+    assert result["peak_memory"]["process"] > 1e8  # torch alone takes more
     recipe = load_recipe(tiny_run / "recipe.toml")
     assert recipe.precision == "32"
     splits = json.loads((tiny_run / "splits.json").read_text())

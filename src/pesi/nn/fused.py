@@ -2,7 +2,7 @@
 
 O = norm(z), and s = norm'(z') where the shortcut is a projection: the batch norms are part of the operation, so that it
 keeps for the backward pass what autograd keeps of a plain ResNet block (z, z', y) and two numbers a channel of each
-image; O, s and M are computed anew. The arithmetic is in `nn.kernels`.
+image; O, s and M are computed anew. The arithmetic is in `nn.kernels`, for CUDA GPUs in `nn.triton_kernels`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
+from importlib.util import find_spec
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -18,7 +20,7 @@ from torch.autograd.function import once_differentiable
 
 from pesi.nn.kernels import Affine, Kernels, Settings, Softmax, TorchKernels, work_type
 
-Implementation = Literal["auto", "plain", "torch"]
+Implementation = Literal["auto", "plain", "torch", "triton"]
 _TORCH = TorchKernels()
 _IMPLEMENTATION: ContextVar[Implementation] = ContextVar("implementation", default="auto")
 
@@ -54,26 +56,27 @@ def implementation(name: Implementation) -> Iterator[None]:
 def kernels_for(o: Branch, s: Branch) -> Kernels | None:
     """What computes the operation for these maps here; None: torch's own operations, one by one.
 
-    Those also wherever a graph is recorded (torch.compile, export, tracing), where a norm is not a plain `BatchNorm2d`
-    that nothing listens to, and where there is nothing to compute.
+    Those also wherever a graph is recorded (torch.compile, export, tracing), and where there is nothing to compute.
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         return None
     name, device = _IMPLEMENTATION.get(), o.z.device.type
-    if (
-        name == "plain"
-        or o.z.shape != s.z.shape
-        or not o.z.numel()
-        or not all(_plain_norm(branch) for branch in (o, s))
-    ):
+    if name == "plain" or o.z.shape != s.z.shape or not o.z.numel():
         return None
+    if name == "triton" or (name == "auto" and device == "cuda" and o.z.dtype != torch.float64 and _has_triton()):
+        from pesi.nn.triton_kernels import TritonKernels
+
+        return TritonKernels()
     return _TORCH if device in ("cpu", "cuda") else None
 
 
-def _plain_norm(branch: Branch) -> bool:
-    norm, z = branch.norm, branch.z
-    if norm is None:
-        return True
+@cache
+def _has_triton() -> bool:
+    return find_spec("triton") is not None
+
+
+def _computable(norm: nn.Module, z: Tensor) -> bool:
+    """Whether it is a plain `BatchNorm2d` that nothing listens to, and not to be refused."""
     if type(norm) is not nn.BatchNorm2d or norm.running_mean is None or norm.weight is None:
         return False
     hooks = (norm._forward_hooks, norm._forward_pre_hooks, norm._backward_hooks, norm._backward_pre_hooks)
@@ -81,7 +84,7 @@ def _plain_norm(branch: Branch) -> bool:
 
 
 def attention_residual(o: Branch, s: Branch, alpha: Tensor, settings: Settings, kernels: Kernels) -> Tensor:
-    """ReLU(O + s + alpha M . s), float32 or better, in the memory format of o's z.
+    """ReLU(O + s + alpha M . s), M = gain softmax(O / T) over H x W; float32 or better, in the memory format of o's z.
 
     Where z is of a 16-bit type, so are the convolutions around it: then the result in that type is made too, for
     `half_of`.
@@ -92,6 +95,10 @@ def attention_residual(o: Branch, s: Branch, alpha: Tensor, settings: Settings, 
         settings: See there.
         kernels: See `kernels_for`.
     """
+    o, s = (
+        branch if branch.norm is None or _computable(branch.norm, branch.z) else Branch(branch.map())
+        for branch in (o, s)
+    )
     (a, a_params), (b, b_params) = (_affine(branch) for branch in (o, s))
     y, half = _AttentionResidual.apply(  # type: ignore[no-untyped-call]
         o.z, *a_params, s.z, *b_params, alpha, s.kept, a, b, settings, kernels

@@ -223,5 +223,6 @@ def _normed(z: Tensor, norm: Affine | None, buffer: Tensor) -> Tensor:
         return z
     if memory_format(out) == torch.channels_last:
         return torch.addcmul(norm.shift.view(1, -1, 1, 1), z, norm.scale.view(1, -1, 1, 1), out=out)
-    given = (t.to(out.dtype) for t in (norm.weight, norm.bias, norm.mean, norm.var))
-    return torch.native_batch_norm(z, *given, False, 0.0, norm.eps, out=(out, z.new_empty(0), z.new_empty(0)))[0]
+    weight, bias, mean, var = (t.to(out.dtype) for t in (norm.weight, norm.bias, norm.mean, norm.var))
+    places = (out, z.new_empty(0), z.new_empty(0))
+    return torch.native_batch_norm(z, weight, bias, mean, var, False, 0.0, norm.eps, out=places)[0]

@@ -124,6 +124,7 @@ class CommonRecipe(Section):
     batch_size: int = Field(32, ge=1)
     accumulate: int = Field(1, ge=1)  # batches a step
     precision: Literal["auto", "32", "bf16"] = "auto"
+    gradient_checkpointing: bool = False  # blocks are computed anew in the backward pass: less memory, more time
     seed: int = Field(0, ge=0, le=MAX_SEED)
     ema: float = Field(0.0, ge=0, lt=1)  # decay a step of the weights' moving average; 0: off
     patience: int = Field(0, ge=0)  # epochs without a better validation score before stopping; 0: never

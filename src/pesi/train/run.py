@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 
 from pesi.files import write_json
+from pesi.machine import peak_memory
 from pesi.nn.cnn import PesiCNN
 from pesi.taxonomy import Task
 from pesi.train.callbacks import PartOf, RunProgress, read_checkpoint_file
@@ -149,6 +150,9 @@ def _train(
 
     module = run.module(start)
     module.to(memory_format=torch.channels_last)
+    for network in module.modules():
+        if isinstance(network, PesiCNN):
+            network.gradient_checkpointing = recipe.gradient_checkpointing
     if recipe.patience:
         patience = EarlyStopping(run.score[0], mode="max", patience=recipe.patience, check_on_train_epoch_end=True)
         callbacks = (*callbacks, patience)
@@ -191,6 +195,7 @@ def _finish(run: AnyRun, training: Pictures, validation: Pictures, say: Say) -> 
         "bundle": bundle_id,
         "best_epoch": int(checkpoint["epoch"]) + 1,
         "scores": {name: value for name, value in last.items() if name.startswith("val/")},
+        "peak_memory": {"process": peak_memory(), "gpu": torch.cuda.max_memory_allocated() or None},  # bytes
     }
     write_json(run.folder / "result.json", result)
     chosen = f"{run.recipe.select.capitalize()} epoch {result['best_epoch']}"
