@@ -2,7 +2,8 @@
 
 oneDNN runs a depthwise convolution forward in bfloat16 as fast as memory allows, but two of its gradients fall back to
 a loop: the input's where the stride is 2, and the weight's where the kernel is 5 x 5. So those two are computed in
-float32, and all else in bfloat16: forward and backward, such a convolution is then 2 to 15 times as fast on an AVX-512
+float32, and all else in bfloat16; the input's where the stride is 1 as a forward convolution with the kernel turned,
+which takes half the time. Forward and backward, such a convolution is then 2 to 15 times as fast on an AVX-512
 processor (`benchmarks/speed/parts.py`).
 """
 
@@ -74,6 +75,10 @@ class _DepthwiseBfloat16(torch.autograd.Function):
             return grads
 
         of_x, of_weight = ctx.needs_input_grad[:2]
-        grad_x = gradients(torch.bfloat16 if ctx.stride == 1 else torch.float32, [of_x, False, False])[0]
+        if ctx.stride == 1 and of_x:
+            turned = weight.to(x.dtype).flip(2, 3)
+            grad_x = F.conv2d(grad.to(x.dtype), turned, None, 1, kernel - 1 - ctx.padding, 1, groups)
+        else:
+            grad_x = gradients(torch.float32, [of_x, False, False])[0]
         grad_weight = gradients(torch.bfloat16 if kernel <= 3 else torch.float32, [False, of_weight, False])[1]
         return grad_x.to(x.dtype) if of_x else None, grad_weight.to(weight.dtype) if of_weight else None, None, None
