@@ -34,7 +34,7 @@ from pesi.synthetic.image import draw_parameters, render
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from page import markdown  # noqa: E402
+from page import markdown
 
 # channels, side, kernel, stride
 CONVOLUTIONS = ((144, 32, 3, 1), (96, 64, 3, 2), (144, 32, 5, 2), (240, 16, 5, 1), (672, 8, 5, 2), (1152, 4, 5, 1))

@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 
 from conftest import write_spots
 from pesi.cli.app import app
-from pesi.cli.predict import _standard_input
+from pesi.cli.prediction_run import standard_input
 from pesi.errors import DataError
 from pesi.predict.classifier import Classifier
 
@@ -167,7 +167,7 @@ def test_a_terminal_is_no_image(monkeypatch):
     with os.fdopen(follower, "r") as terminal, os.fdopen(leader):
         monkeypatch.setattr(sys, "stdin", terminal)
         with pytest.raises(DataError, match="terminal"):
-            _standard_input()
+            standard_input()
 
 
 def test_lesions_by_folder_and_by_table(images, whole, tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +17,17 @@ from pesi.errors import ImageError, SourceError
 from pesi.images.decode import MAX_PIXELS, Decoded, decode
 from pesi.images.transforms import Image, check_rgb
 
+
+class Readable(Protocol):
+    """An opened file, or what else gives a file's bytes."""
+
+    def read(self) -> bytes:
+        """All of them."""
+        ...
+
+
 ImageSource = (
-    str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Pillow.Image | NDArray[np.uint8] | Tensor
+    str | os.PathLike[str] | bytes | bytearray | memoryview | Readable | Pillow.Image | NDArray[np.uint8] | Tensor
 )
 
 TAKEN = (
