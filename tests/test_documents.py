@@ -32,6 +32,7 @@ DOCUMENTS = sorted(
 IDS = [path.relative_to(ROOT).as_posix() for path in DOCUMENTS]
 every_document = pytest.mark.parametrize("document", DOCUMENTS, ids=IDS)
 PESI: Any = typer.main.get_command(app)
+LAUNCHERS = {"torchrun", "srun"}
 OTHER_PROGRAMS = {"cd", "git", "make", "pip", "source", ".venv/bin/python"}
 
 
@@ -77,6 +78,9 @@ def understood(line: str) -> None:
     if program.removeprefix(".venv/bin/") == "pesi":
         command, rest = verb_of(words)
         command.make_context(command.name, rest)
+        return
+    if program in LAUNCHERS:  # they start a command of ours, or a benchmark
+        understood(shlex.join(words[words.index("pesi") :]))
         return
     assert program in OTHER_PROGRAMS, f"{program} is none of the programs that the documents use"
     if program == "make":

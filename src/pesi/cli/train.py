@@ -88,7 +88,11 @@ def train(
         ),
     ] = None,
     devices: Annotated[
-        int, typer.Option(min=1, help="Processes on the CPU, or GPUs; more than one trains by DDP.")
+        int,
+        typer.Option(
+            min=1,
+            help="Processes on the CPU, or GPUs; more than one trains by DDP. torchrun and srun tell themselves.",
+        ),
     ] = 1,
     accelerator: Annotated[str, typer.Option(help="auto, cpu or gpu.")] = "auto",
     threads: Annotated[int, typer.Option(min=0, help="Threads a process; 0: the cores, shared out.")] = 0,
@@ -125,16 +129,28 @@ def train(
         refuse_with_resume(ctx)
     if members is not None and folds is None and resume is None:
         raise typer.BadParameter("--members goes with --folds.")
-    from pesi.train.folder import RunSettings, kept_once_trained, read_asked
+    from pesi.train.environment import launch
+    from pesi.train.folder import RunSettings, kept_once_trained, read_asked, wait_for_run
     from pesi.train.folds import KIND, run_folds
     from pesi.train.run import run_training
 
     # The trainer starts its further processes by this same command line: they join the run that the first one made.
-    joined = os.environ.get(_JOIN)
+    # Those of torchrun or srun wait until the first has made it.
+    joined, started = os.environ.get(_JOIN), launch()
+    if started.processes > 1 and (out or resume) is None:
+        raise typer.BadParameter("Processes that torchrun or srun starts need one folder that all see: --out FOLDER.")
+    if started.processes > 1 and devices not in (1, started.each[0]):
+        raise typer.BadParameter(f"--devices {devices}, and {started.each[0]} processes were started on each machine.")
+    if started.processes > 1 and folds is None:
+        devices = started.each[0]
     folder = resume or Path(joined or out or f"runs/{Path(str(recipe)).stem}-{datetime.now():%Y%m%d-%H%M%S}")
-    new = resume is None and not joined
+    new = resume is None and not joined and started.rank == 0
+    if resume is None and started.rank:
+        wait_for_run(folder)
     kind = str(ctx.obj or "classifier") if new else read_asked(folder)["kind"]
-    show = progress and sys.stderr.isatty()
+    show, told = progress and sys.stderr.isatty(), say
+    if started.rank:
+        show, told = False, lambda text: None
     with kept_once_trained(folder) if new else nullcontext():
         if new:
             settings = RunSettings(
@@ -146,16 +162,17 @@ def train(
                 threads=threads,
                 workers=workers,
                 cache_dir=str(cache) if cache else None,
+                nodes=started.nodes if folds is None else 1,
             )
             read = (skip_missing, skip_other_diagnoses)
             divided = (folds, members, near_duplicates)
             _start(kind, str(recipe), set_ or [], folder, settings, exclude, divided, progress, read)
         if kind == KIND or folds is not None:
-            result, kind = run_folds(folder, say=say, show_progress=show), KIND
+            result, kind = run_folds(folder, say=told, show_progress=show), KIND
         else:
             os.environ[_JOIN] = str(folder)
             try:
-                result = run_training(folder, say=say, show_progress=show)
+                result = run_training(folder, say=told, show_progress=show)
             finally:
                 os.environ.pop(_JOIN, None)
     if result and kind == KIND:

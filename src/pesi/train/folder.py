@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
@@ -47,11 +48,12 @@ class RunSettings:
         data: Where the images came from, as the user gave it.
         dataset: The reader's name, or None for "found out".
         pretrained: A checkpoint, "imagenet", "" for none, or None for what the recipe says.
-        devices: Processes (CPU) or GPUs.
+        devices: Processes (CPU) or GPUs, of each machine.
         accelerator: "auto", "cpu" or "gpu".
         threads: Torch threads a process; 0: one a core (or OMP_NUM_THREADS), shared out over the processes.
         workers: Loader processes; 0 loads in the training process.
         cache_dir: Where decoded images are kept, or None for the default.
+        nodes: Machines; more than one where torchrun or srun starts the processes.
     """
 
     data: str
@@ -62,6 +64,12 @@ class RunSettings:
     threads: int = 0
     workers: int = 0
     cache_dir: str | None = None
+    nodes: int = 1
+
+    @property
+    def processes(self) -> int:
+        """Of all machines."""
+        return self.devices * self.nodes
 
 
 class Pictures(NamedTuple):
@@ -119,10 +127,10 @@ class Run(Generic[AnyRecipe]):
         Raises:
             RecipeError: There is not one whole batch.
         """
-        images, devices, size = len(self.part("train")), self.settings.devices, self.recipe.batch_size
-        share = images // devices
+        images, processes, size = len(self.part("train")), self.settings.processes, self.recipe.batch_size
+        share = images // processes
         if share < size:
-            over = f" over {devices} processes" if devices > 1 else ""
+            over = f" over {processes} processes" if processes > 1 else ""
             cure = f"Choose a smaller batch: --set batch_size={share}" if share > 1 else "Add training images."
             raise RecipeError(f"{images} training images{over} do not fill one batch of {size}.", cure)
         return -(-(share // size) // self.recipe.accumulate)
@@ -243,6 +251,12 @@ def read_asked(folder: Path) -> dict[str, Any]:
     if path.name == OLD_SEGMENTER_RUN:
         return {"kind": "segmenter", "settings": asked}
     return {"kind": "classifier"} | asked
+
+
+def wait_for_run(folder: Path) -> None:
+    """Wait until another process has made the run folder; where it cannot, whoever started both ends this one too."""
+    while not (folder / RUN).is_file():
+        time.sleep(0.5)
 
 
 def asked_task(asked: dict[str, Any]) -> Task:

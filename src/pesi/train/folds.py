@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -32,6 +33,7 @@ from pesi.taxonomy import Task
 from pesi.train.callbacks import PartOf
 from pesi.train.classification import ClassifierRun
 from pesi.train.dataset import class_indices
+from pesi.train.environment import leave_launch
 from pesi.train.folder import (
     RUN,
     RunSettings,
@@ -150,8 +152,9 @@ def start_folds(
     """
     folder = Path(folder)
     check_new_run(folder)
-    if settings.devices > 1:
-        raise RecipeError("A cross-validation trains in one process.", "Leave out --devices.")
+    if settings.processes > 1:
+        cure = "Leave out --devices; torchrun or srun may start several processes, which share the trainings."
+        raise RecipeError("Each training of a cross-validation is of one process.", cure)
     own = folds.set_index("image_id").reindex(records["image_id"]).reset_index()
     if own["fold"].isna().any():
         first = own.loc[own["fold"].isna(), "image_id"].iloc[0]
@@ -189,6 +192,7 @@ def run_folds(folder: str | Path, *, say: Say = lambda text: None, show_progress
     """Train, or go on training, all folds; then write the bundle.
 
     Each training is a run of its own, which goes on after its last finished epoch. Its checkpoints go when it is done.
+    Processes that torchrun or srun has started take turns: each trains by itself, and the first waits for the others.
 
     Args:
         folder: Made by `start_folds`.
@@ -196,19 +200,19 @@ def run_folds(folder: str | Path, *, say: Say = lambda text: None, show_progress
         show_progress: Whether to show one bar for all trainings on stderr.
 
     Returns:
-        The contents of `result.json`.
+        The contents of `result.json`; empty in a process other than the first.
 
     Raises:
         PesiError: As `run_training`.
     """
-    run = open_folds(folder)
+    started, run = leave_launch(), open_folds(folder)
     finished = run.folder / "result.json"
     if finished.is_file():
         say(f"{folder} is finished already.")
         kept: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
-        return kept
+        return {} if started.rank else kept
     parts = run.parts()
-    for done, (fold, name, recipe) in enumerate(parts):
+    for done, (fold, name, recipe) in list(enumerate(parts))[started.rank :: started.processes]:
         own = run.folder / name
         if not (own / "result.json").is_file():
             say(f"Training {done + 1} of {len(parts)}: {name}.")
@@ -216,6 +220,10 @@ def run_folds(folder: str | Path, *, say: Say = lambda text: None, show_progress
                 start_run(recipe, run.split(fold), own, run.settings, run.task)
             run_training(own, say=say, show_progress=show_progress, part=PartOf(name, done, len(parts), run.folder))
         shutil.rmtree(own / "checkpoints", ignore_errors=True)
+    if started.rank:
+        return {}
+    while not all((run.folder / name / "result.json").is_file() for _, name, _ in parts):
+        time.sleep(1.0)
     say(f"All {len(parts)} trainings are done. Deciding on what the networks say of the images they have not seen.")
     config, crossed = write_folds_bundle(
         [(fold, load_bundle(run.folder / name / "bundle")) for fold, name, _ in parts],

@@ -13,13 +13,14 @@ import pandas as pd
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 
+from pesi.errors import PesiError
 from pesi.files import write_json
 from pesi.machine import peak_memory
 from pesi.nn.cnn import PesiCNN
 from pesi.taxonomy import Task
 from pesi.train.callbacks import PartOf, RunProgress, read_checkpoint_file
 from pesi.train.classification import ClassifierRun
-from pesi.train.environment import environment
+from pesi.train.environment import environment, launch
 from pesi.train.folder import (
     LAST,
     Pictures,
@@ -125,8 +126,14 @@ def run_training(
     if (run.folder / "result.json").is_file():
         say(f"{folder} is finished already.")
         result: dict[str, Any] = json.loads((run.folder / "result.json").read_text(encoding="utf-8"))
-        return result
-    settings = run.settings
+        return {} if launch().rank else result
+    settings, started = run.settings, launch()
+    if started.processes > 1 and (settings.devices, settings.nodes) != started.each:
+        raise PesiError(
+            f"{folder} trains with {settings.devices} process(es) on each of {settings.nodes} machine(s); started were "
+            f"{started.each[0]} on each of {started.each[1]}.",
+            "Start as many: how many there are is part of what is trained.",
+        )
     check_accelerator(settings.accelerator, settings.devices)
     with prepared(settings.threads, devices=settings.devices, workers=settings.workers) as threads:
         return _train(run, threads, say, show_progress, callbacks, part or PartOf())
@@ -136,7 +143,7 @@ def _train(
     run: AnyRun, threads: int, say: Say, show: bool, callbacks: tuple[Callback, ...], part: PartOf
 ) -> dict[str, Any]:
     folder, recipe, settings, checkpoint = run.folder, run.recipe, run.settings, run.folder / LAST
-    first = os.environ.get("LOCAL_RANK", "0") == "0"
+    first = launch().rank == 0 and os.environ.get("LOCAL_RANK", "0") == "0"
     if first:
         write_json(folder / "environment.json", environment(threads))
     training, validation = (run.pictures(split, show and first) for split in ("train", "val"))
@@ -166,7 +173,7 @@ def _train(
     )
     say(
         f"{recipe.name}: {len(training.classes)} training and {len(validation.classes)} validation images "
-        f"({run.counts()}), {recipe.epochs} epochs, {recipe.precision}, {settings.devices} process(es) of {threads} "
+        f"({run.counts()}), {recipe.epochs} epochs, {recipe.precision}, {settings.processes} process(es) of {threads} "
         "thread(s)."
     )
     if checkpoint.is_file():

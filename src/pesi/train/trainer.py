@@ -150,7 +150,8 @@ def make_trainer(
     return L.Trainer(
         accelerator=settings.accelerator,
         devices=settings.devices,
-        strategy="ddp" if settings.devices > 1 else "auto",
+        num_nodes=settings.nodes,
+        strategy="ddp" if settings.processes > 1 else "auto",
         precision="bf16-mixed" if recipe.precision == "bf16" else "32-true",
         max_epochs=recipe.epochs,
         accumulate_grad_batches=recipe.accumulate,
@@ -163,7 +164,7 @@ def make_trainer(
         num_sanity_val_steps=0,
         log_every_n_steps=10,
         use_distributed_sampler=False,
-        sync_batchnorm=settings.devices > 1 and torch.cuda.is_available(),
+        sync_batchnorm=settings.processes > 1 and torch.cuda.is_available(),
     )
 
 
