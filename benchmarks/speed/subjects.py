@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pesi.bundle.config import BundleConfig, MemberConfig, NetworkConfig, PreprocessConfig, TaskConfig
-from pesi.errors import PesiError
 from pesi.nn.block import AttendingBlock
 from pesi.nn.cnn import PesiCNN
 from pesi.nn.models import create_model
@@ -63,10 +62,12 @@ def made(name: str, form: str) -> PesiCNN:
 def naively(network: PesiCNN) -> PesiCNN:
     """The network with the attention in torch's own operations, one after the other."""
 
-    def tail(block: AttendingBlock) -> Callable[[Tensor, Tensor | None], Tensor]:
-        def run(o: Tensor, s: Tensor | None) -> Tensor:
-            assert s is not None
+    def forward(block: AttendingBlock) -> Callable[..., Tensor]:
+        def run(x: Tensor, traces: object = None) -> Tensor:
+            high, low = block.branches(x)
+            assert low is not None
             assert block.alpha is not None
+            o, s = high.map(), low.map()
             m = torch.softmax(o.float().flatten(2), dim=2).view(o.shape)
             y = s + o + block.alpha.view(1, -1, 1, 1) * m * s
             return torch.relu(y) if block.relu else y
@@ -75,9 +76,7 @@ def naively(network: PesiCNN) -> PesiCNN:
 
     for block in network.modules():
         if isinstance(block, AttendingBlock) and block.alpha is not None:
-            if not callable(getattr(block, "_tail", None)):
-                raise PesiError("The block's end has another name now.", "Say in benchmarks/speed/subjects.py which.")
-            setattr(block, "_tail", tail(block))  # noqa: B010 - a method of the class
+            setattr(block, "forward", forward(block))  # noqa: B010 - a method of the class
     return network
 
 
