@@ -46,7 +46,7 @@ def test_explain(classifier, tiny_run, spots):
         found = pesi.explain(path, opened, class_name="nevus", device="cpu")
         np.testing.assert_allclose(found.cam, expected.cam, atol=1e-5)
         assert found.class_name == "nevus"
-    assert pesi.explain(decode_image(path), device="cpu").image.shape == (160, 160, 3)
+    assert pesi.explain(decode_image(path), device="cpu").image.shape == (192, 192, 3)
 
 
 def test_segment(spots):
