@@ -4,10 +4,10 @@
     python benchmarks/ship.py make isic2017 --data DIR [--sharper DIR] [--audit [--also DIR ...]]
 
 `keep` copies the networks of finished rows (`run.py --keep-bundles`, or `gpu/transfer.py unpack`) into
-`models/NAME/ROW`: what a later step needs, small enough for the repository. `make` takes those that are there, or,
-where there are none, the networks of the bundle as it is: a change of format, or of how is decided, trains nothing.
-What is made of which rows stands in `ship.toml`. The images that the networks have not seen decide everything
-(`pesi.train.folds`), and are what the card tells. With `--audit` the whole audit goes into the bundle's card too.
+`models/NAME/ROW`: what a later step needs, small enough for the repository. `make` takes those that are there, and else
+the networks of the bundle as it is: a change of format, or of how is decided, trains nothing, and a region's networks
+may come later. What is made of which rows stands in `ship.toml`. The images that the networks have not seen decide
+everything (`pesi.train.folds`), and are what the card tells. With `--audit` the whole audit goes into the card too.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 import pandas as pd
 from pool import duplicate_pairs, pool_of
 from pydantic import BaseModel, ConfigDict
-from table import Table, chosen, load_table
+from table import Row, Table, chosen, load_table
 
 from pesi.bundle.card import keep_measured
 from pesi.bundle.config import Bundle, BundleConfig, load_bundle, read_config
@@ -107,35 +107,42 @@ def keep(name: str, work: Path) -> list[str]:
 
 
 def trained(shipped: Shipped, name: str, table: Table) -> list[tuple[int, Bundle]]:
-    """Fold and bundle of each network: of those that are kept, or of the bundle as it is.
+    """Fold and bundle of each network: of those that are kept, else of the bundle as it is.
 
     Raises:
-        PesiError: There are none, or a row is missing.
+        PesiError: No variant has all of its rows.
     """
-    rows = chosen(table.rows(), shipped.rows)
-    folder = ROOT / "models" / name
-    if not folder.is_dir():
-        bundle = load_bundle(ROOT / shipped.bundle)
-        if not bundle.config.folds:
-            raise PesiError(
-                f"{shipped.bundle} was not made by folds, and {folder} has no networks.", "keep some first."
-            )
-        return [
-            (int(member.fold or 0), Bundle(_alone(bundle, index), (bundle.networks[index],), (bundle.novelty[index],)))
-            for index, member in enumerate(bundle.config.members)
+    rows, kept = chosen(table.rows(), shipped.rows), ROOT / "models" / name
+    bundle = load_bundle(ROOT / shipped.bundle) if (ROOT / shipped.bundle / CONFIG).is_file() else None
+    found = {}
+    for row in rows:
+        if (kept / row.name / CONFIG).is_file():
+            found[row.name] = load_bundle(kept / row.name)
+            continue
+        fold, region = _fold(row), table.recipe(row).regions[0]
+        inside = [
+            index
+            for index, member in enumerate(bundle.config.members if bundle else ())
+            if (member.fold, member.preprocess.regions[0]) == (fold, region)
         ]
-    missing = [row.name for row in rows if not (folder / row.name / CONFIG).is_file()]
-    variants = {row.variant for row in rows}
-    whole = {v for v in variants if not any(name.startswith(f"{v}-") for name in missing)}
+        alike = [other for other in rows if _fold(other) == fold and table.recipe(other).regions[0] == region]
+        if bundle is not None and len(inside) == len(alike):  # in the order of the rows, as they were written
+            index = inside[alike.index(row)]
+            found[row.name] = Bundle(_alone(bundle, index), (bundle.networks[index],), (bundle.novelty[index],))
+    missing = [row for row in rows if row.name not in found]
+    whole = {row.variant for row in rows} - {row.variant for row in missing}
+    names = ", ".join(row.name for row in missing)
     if not whole:
         raise PesiError(
-            f"{folder} lacks {', '.join(missing)}.", "Train them: python benchmarks/run.py; then keep them."
+            f"Neither {kept} nor {shipped.bundle} has {names}.", "Train them: python benchmarks/run.py; then keep them."
         )
     if missing:
-        print(f"Without {', '.join(sorted(variants - whole))}: {', '.join(missing)} are missing.", file=sys.stderr)
-    return [
-        (int(row.split.removeprefix("fold")), load_bundle(folder / row.name)) for row in rows if row.variant in whole
-    ]
+        print(f"Without {', '.join(sorted({row.variant for row in missing}))}: {names} are missing.", file=sys.stderr)
+    return [(_fold(row), found[row.name]) for row in rows if row.variant in whole]
+
+
+def _fold(row: Row) -> int:
+    return int(row.split.removeprefix("fold"))
 
 
 def _alone(bundle: Bundle, index: int) -> BundleConfig:

@@ -74,7 +74,7 @@ def test_rows_become_a_bundle_and_the_bundle_is_made_again(rooms, monkeypatch, c
     monkeypatch.setattr(ship, "HERE", rooms)
     with pytest.raises(PesiError, match="no other"):
         ship.entry("other")
-    with pytest.raises(PesiError, match=r"not a bundle|no config"):
+    with pytest.raises(PesiError, match=r"Neither .* nor .* has lesion-s0-fold0"):
         ship.make("made", rooms / "data", None)  # neither networks nor a bundle
 
     copied = ship.keep("made", rooms / "work")
@@ -122,3 +122,17 @@ def test_rows_become_a_bundle_and_the_bundle_is_made_again(rooms, monkeypatch, c
     ship.make("made", rooms / "data", None)
     remade = read_config(rooms / "bundles/made")
     assert remade.model_dump(exclude={"provenance"}) == config.model_dump(exclude={"provenance"})
+
+    # What was missing comes later, and the others are taken from the bundle.
+    table = tables.load_table(rooms / "made" / "members.toml")
+    row = next(row for row in table.rows() if row.name == "whole-s0-fold1")
+    train_row(table, row, data=rooms / "data", work=rooms / "work" / table.name, keep_bundles=True)
+    ship.keep("made", rooms / "work")
+    for kept in (rooms / "models/made").glob("lesion-*"):
+        shutil.rmtree(kept)
+    ship.make("made", rooms / "data", None)
+    larger = read_config(rooms / "bundles/made")
+    assert [(m.preprocess.regions, m.fold) for m in larger.members] == [
+        (("image",), 0), (("image",), 1), (("lesion",), 0), (("lesion",), 1)
+    ]  # fmt: skip
+    assert [m.weights_sha256 for m in larger.members[2:]] == [m.weights_sha256 for m in config.members]
