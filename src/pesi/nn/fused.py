@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cache
-from importlib.util import find_spec
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -63,16 +61,12 @@ def kernels_for(o: Branch, s: Branch) -> Kernels | None:
     name, device = _IMPLEMENTATION.get(), o.z.device.type
     if name == "plain" or o.z.shape != s.z.shape or not o.z.numel():
         return None
-    if name == "triton" or (name == "auto" and device == "cuda" and o.z.dtype != torch.float64 and _has_triton()):
+    if name == "triton":
         from pesi.nn.triton_kernels import TritonKernels
 
         return TritonKernels()
-    return _TORCH if device in ("cpu", "cuda") else None
-
-
-@cache
-def _has_triton() -> bool:
-    return find_spec("triton") is not None
+    # The Triton kernels have run in its interpreter only: on a GPU "auto" stays with torch until they have run on one.
+    return _TORCH if device == "cpu" or name == "torch" else None
 
 
 def _computable(norm: nn.Module, z: Tensor) -> bool:
