@@ -250,13 +250,15 @@ def test_what_predict_wrote_is_scored(tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_at_random_no_row_is_lost_and_none_is_there_twice(tmp_path, rounds):
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_killed_at_random_no_row_is_lost_and_none_is_there_twice(tmp_path, rounds, ending):
     folder = tmp_path / "d"
     folder.mkdir()
     write_spots(folder, train=300, val=0, size=64)
     for path in folder.glob("*_mask.png"):
         path.unlink()
-    out, journal = tmp_path / "p.csv", tmp_path / "p.csv.journal"
+    out, journal = tmp_path / f"p.{ending}", tmp_path / f"p.{ending}.journal"
+    read = getattr(pd, f"read_{ending}")
     rng, kills = random.Random(0), rounds(10)
 
     def command(path: Path) -> list[str]:
@@ -274,8 +276,8 @@ def test_killed_at_random_no_row_is_lost_and_none_is_there_twice(tmp_path, round
             time.sleep(rng.random() * 0.1)
             process.kill()
         assert not out.exists()
-    for path in (out, tmp_path / "whole.csv"):
+    for path in (out, tmp_path / f"whole.{ending}"):
         subprocess.run(command(path), check=True, capture_output=True)
-    assert list(pd.read_csv(out)["image"]) == [f"train_{number:03d}" for number in range(300)]
-    pd.testing.assert_frame_equal(pd.read_csv(out), pd.read_csv(tmp_path / "whole.csv"), rtol=1e-5)
+    assert list(read(out)["image"]) == [f"train_{number:03d}" for number in range(300)]
+    pd.testing.assert_frame_equal(read(out), read(tmp_path / f"whole.{ending}"), rtol=1e-5)
     assert not journal.exists()

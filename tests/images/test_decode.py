@@ -16,8 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageFile
 
+import pesi.images.decode
 from pesi.errors import ImageError
-from pesi.images.decode import decode_image, decode_mask, image_size
+from pesi.images.decode import decode, decode_image, decode_mask, image_size
 
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")
 
@@ -489,6 +490,73 @@ def test_draft_is_turned_and_leaves_other_formats_alone() -> None:
     np.testing.assert_array_equal(decode_image(encoded(lesion(800, 640)), min_side=80), lesion(800, 640))
     with pytest.raises(ValueError, match="min_side"):
         decode_image(plain, min_side=0)
+
+
+# ---------------------------------------------------------------------------------------------- by libjpeg-turbo itself
+
+JPEGS = [
+    {"subsampling": subsampling, "progressive": progressive, "quality": quality}
+    for subsampling, progressive, quality in (
+        (0, False, 95),
+        (1, False, 80),
+        (2, False, 90),
+        (2, True, 75),
+        (0, True, 50),
+    )
+]
+
+
+@pytest.mark.parametrize("options", [*JPEGS, {"restart_marker_rows": 1}, {"keep_rgb": True}])
+@pytest.mark.parametrize("size", [(800, 640), (801, 641), (37, 23), (8, 8), (1, 1)])
+def test_pixels_are_those_of_pillow_whole_and_reduced(options: dict, size: tuple) -> None:
+    noise = np.random.default_rng(0).integers(-20, 20, (size[1], size[0], 3))
+    data = encoded((lesion(*size) + noise).clip(0, 255).astype(np.uint8), "JPEG", **options)
+    np.testing.assert_array_equal(decode_image(data), np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
+    for factor in (2, 4, 8):
+        if min(size) // factor:
+            drafted = Image.open(io.BytesIO(data))
+            drafted.draft("RGB", (size[0] // factor, size[1] // factor))
+            found, _ = decode(data, min_side=min(size) // (2 * factor) or 1)
+            if found.shape[:2] == drafted.size[::-1]:
+                np.testing.assert_array_equal(found, np.asarray(drafted.convert("RGB")))
+            else:
+                assert min(size) // (2 * factor) * 2 * factor != min(size)
+
+
+def test_a_damaged_jpeg_is_judged_as_pillow_judges_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where libjpeg warns of something, that Pillow's own reading passes over or refuses, nothing has changed."""
+    rng = np.random.default_rng(0)
+    whole = encoded(rng.integers(0, 256, (64, 80, 3), np.uint8), "JPEG", quality=90)
+
+    def outcome(data: bytes) -> tuple[str, bytes]:
+        try:
+            return "read", decode_image(data).tobytes()
+        except ImageError as error:
+            return error.problem, b""
+
+    cases = [whole[: rng.integers(300, len(whole))] for _ in range(10)]
+    for _ in range(60):
+        data = bytearray(whole)
+        for place in rng.integers(150, len(data), rng.integers(1, 4)):
+            data[place] ^= 1 << rng.integers(8)
+        cases.append(bytes(data))
+    ours = [outcome(data) for data in cases]
+    monkeypatch.setattr(pesi.images.decode, "_turbo_pixels", lambda *_: None)
+    assert ours == [outcome(data) for data in cases]
+    told = [problem for problem, _ in ours]
+    assert 10 <= told.count("read") < 70
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_size_told_is_that_of_the_upright_file(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[274] = orientation
+    for kind in ("JPEG", "PNG", "TIFF"):
+        data = encoded(lesion(800, 640), kind, exif=exif)
+        found, size = decode(data, min_side=80)
+        assert size == image_size(data)[::-1] == ((800, 640) if orientation >= 5 else (640, 800))
+        assert found.shape[0] / found.shape[1] == size[0] / size[1]
+        assert found.shape[0] == size[0] // (4 if kind == "JPEG" else 1)
 
 
 # -------------------------------------------------------------------------------------------------------------- masks

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from pesi.images.correction import correct
-from pesi.images.regions import Corrected, LesionBox, WholeImage, finds_lesion, lesion_box
+from pesi.images.decode import decode
+from pesi.images.regions import Corrected, LesionBox, Seen, WholeImage, finds_lesion, lesion_box, reading_side
 
 
 def mask_of(top: int, bottom: int, left: int, right: int, size: int = 100) -> np.ndarray:
@@ -97,3 +99,41 @@ def test_a_corrected_region_is_corrected_after_the_cut():
     assert region.key != whole.key
     np.testing.assert_array_equal(region(image), correct(whole(image), ["shades_of_gray"]))
     assert (region(image) != whole(image)).any()
+
+
+def test_regions_of_one_image_share_its_squares_and_its_lesion():
+    looks: list[int] = []
+
+    def find(square: np.ndarray) -> np.ndarray:
+        looks.append(len(square))
+        return square.max(2) > 100
+
+    image = np.random.default_rng(0).integers(0, 256, (50, 80, 3), dtype=np.uint8)
+    shared = Seen(image)
+    boxes = [LesionBox(32, "center_crop", margin, find, "a") for margin in (0.0, 0.25)]
+    apart = [box(image) for box in boxes]
+    assert len(looks) == 2
+    for box, square in zip(boxes, apart, strict=True):
+        np.testing.assert_array_equal(box(shared), square)
+    assert len(looks) == 3
+    assert WholeImage(32, "center_crop")(shared) is shared.square(32, "center_crop")
+
+
+@pytest.mark.parametrize("geometry", ["squeeze", "center_crop", "pad"])
+def test_the_box_holds_the_same_part_of_a_long_picture_as_of_its_square(geometry):
+    image = np.full((600, 900, 3), 200, np.uint8)
+    image[250:350, 400:500] = 0
+    box = LesionBox(64, geometry, 0.0, lambda square: square.max(2) < 100, "dark")
+    crop = box(image)
+    assert (crop < 100).mean() > 0.27  # nothing of the spot is lost, and the box is a fifth of the side at least
+    rows, columns = (np.flatnonzero((crop.max(2) < 100).any(axis)) for axis in (1, 0))
+    assert abs(rows.mean() - 31.5) < 3
+    assert abs(columns.mean() - 31.5) < 3
+
+
+def test_large_photographs_are_read_reduced_and_ordinary_ones_whole(tmp_path):
+    for width, height, expected in ((1022, 767, 767), (2000, 1535, 1535), (2048, 1536, 768), (4000, 3000, 1500)):
+        Image.new("RGB", (width, height), (200, 150, 120)).save(tmp_path / "a.jpg")
+        pixels, size = decode(tmp_path / "a.jpg", min_side=reading_side([WholeImage(256, "squeeze")]))
+        assert (min(pixels.shape[:2]), min(size)) == (expected, height)
+    assert reading_side([WholeImage(512, "squeeze"), WholeImage(64, "pad")]) == 768

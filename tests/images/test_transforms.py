@@ -134,3 +134,23 @@ def test_artefacts_are_drawn_as_often_as_asked_and_every_kind_alike():
     assert {len(kinds) for kinds in shown} == {1, 2, 3}
     shares = [np.mean([kind in kinds for kinds in shown]) for kind in RATES]
     np.testing.assert_allclose(shares, 2 / len(RATES), atol=0.05)  # two kinds on average
+
+
+@pytest.mark.parametrize(
+    "height, width, size", [(767, 1022, 256), (1600, 1200, 160), (512, 512, 256), (1024, 640, 100)]
+)
+def test_shrinking_is_area_averaging_and_from_four_times_on_within_a_few_levels(height, width, size):
+    """Against the mean over each target pixel's own area, computed from sums in whole numbers."""
+    rng = np.random.default_rng(0)
+    image = cv2.GaussianBlur(rng.integers(0, 256, (height, width, 3), np.uint8), (0, 0), 2)
+    sums = np.pad(image.astype(np.float64).cumsum(0).cumsum(1), ((1, 0), (1, 0), (0, 0)))
+    for axis, side in ((0, height), (1, width)):
+        edges = np.linspace(0, side, size + 1)
+        low = np.minimum(edges.astype(int), side - 1)
+        part = (edges - low).reshape([-1, 1, 1] if axis == 0 else [1, -1, 1])
+        sums = np.take(sums, low, axis) * (1 - part) + np.take(sums, low + 1, axis) * part
+    exact = np.diff(np.diff(sums, axis=0), axis=1) / (height * width / size**2)
+    found = resize(image, size, size)
+    far = min(height, width) >= 4 * size
+    assert np.abs(found - exact).mean() < (1.0 if far else 0.3)
+    assert np.abs(found - exact).max() < (6.0 if far else 0.6)

@@ -17,7 +17,7 @@ from pesi.errors import BundleError, DataError
 from pesi.explain.localisation import check_whole_image, localise
 from pesi.explain.maps import explain
 from pesi.images.regions import Seen
-from pesi.images.transforms import resize
+from pesi.images.transforms import Geometry, resize
 from pesi.predict.classifier import Classifier
 from pesi.predict.segmenter import LesionMask
 from pesi.taxonomy import TASKS
@@ -39,6 +39,9 @@ class DarkSpot:
     def segment(self, image: np.ndarray) -> LesionMask:
         mask = image[..., 2] < 110
         return LesionMask(mask, mask.astype(np.float32), float(mask.mean()), bool(mask.any()), "")
+
+    def find_seen(self, image: Seen, size: int, geometry: Geometry) -> np.ndarray | None:
+        return self.find(image.square(size, geometry))
 
     def segment_seen(self, image: Seen, height: int, width: int) -> LesionMask:
         return self.segment(resize(image.image, height, width))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -13,11 +14,16 @@ from safetensors.torch import load_file
 from scipy import ndimage
 from torch import nn
 
+import pesi
 from pesi.bundle.card import keep_measured, model_card
 from pesi.bundle.config import read_config
 from pesi.bundle.files import FORMAT_VERSION
 from pesi.bundle.segmenter import SegmenterConfig, SegmenterMeasured, load_segmenter, save_segmenter
 from pesi.errors import BundleError, ImageError
+from pesi.images.decode import decode_image
+from pesi.images.quality import quality_verdicts
+from pesi.images.regions import Seen
+from pesi.images.transforms import fit_square
 from pesi.nn.segmenter import PesiSegmenter, create_segmenter
 from pesi.predict.segmenter import (
     LesionSegmenter,
@@ -275,3 +281,47 @@ def test_a_file_that_is_read_smaller_is_answered_in_its_own_geometry(geometry, t
         assert np.mean(reduced.mask != whole.mask) < 0.02
         assert np.abs(reduced.probability - whole.probability).mean() < 0.02
         assert reduced.found
+
+
+@pytest.mark.parametrize("geometry", ["squeeze", "center_crop", "pad"])
+@pytest.mark.parametrize("height, width", [(300, 300), (300, 400), (400, 300)])
+def test_a_square_s_lesion_is_that_of_the_whole_image(geometry, height, width):
+    segmenter = dark_segmenter(minimum_area=0.0, maximum_area=1.0)
+    image = with_spot(height, width, 60)
+    square = fit_square(np.where(segmenter.segment(image).mask, np.uint8(255), np.uint8(0)), 128, geometry) > 127
+    found = segmenter.find_seen(Seen(image), 128, geometry)
+    assert (found & square).sum() / (found | square).sum() > 0.93
+    if height == width:
+        np.testing.assert_array_equal(
+            segmenter.find_seen(Seen(image), 96, geometry), segmenter.find(fit_square(image, 96, "squeeze"))
+        )
+
+
+def test_threads_do_not_mix_their_pictures():
+    segmenter = dark_segmenter(minimum_area=0.0, maximum_area=1.0)
+    images = [with_spot(96, 96, radius) for radius in range(8, 40, 4)]
+    expected = [segmenter.segment(image).area for image in images]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(10):
+            assert list(pool.map(lambda image: segmenter.segment(image).area, images)) == expected
+
+
+@pytest.mark.slow
+def test_real_images_are_segmented_once_and_judged_as_at_full_size(shared):
+    segmenter, classifier = shipped_segmenter(device="cpu"), pesi.load(device="cpu")
+    passes: list[int] = []
+    outputs = segmenter.outputs
+    paths = sorted((shared / "data" / "isic_extra" / "images").glob("*.jpg"))[::20]
+    levels = []
+    for path in paths:
+        image = decode_image(path)
+        lesion = segmenter.segment(image)
+        whole = quality_verdicts(image, mask=lesion.mask & lesion.found, not_found=lesion.reason)
+        segmenter.outputs = lambda squares: (passes.append(1), outputs(squares))[1]
+        reading = classifier.read(path)
+        segmenter.outputs = outputs
+        levels.append([v.level for v in reading.verdicts[1:]] == [v.level for v in whole])
+        for small, large in zip(reading.verdicts[1:], whole, strict=True):
+            assert small.value == pytest.approx(large.value, abs=0.02), (path, small)
+    assert len(passes) <= len(paths)
+    assert np.mean(levels) > 0.95

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pesi.images.masks import Mask
-from pesi.images.transforms import Image, check_rgb, resize
+from pesi.images.transforms import Image, check_rgb, halved, resize
 
 SIDE = 256  # pixels of the shorter side of the copy that is measured
 _LONGEST = 16 * SIDE  # of its longer side: a line of a thousand pixels would become one of a quarter of a million
@@ -53,7 +53,8 @@ class QualityMeasures(NamedTuple):
 
 def measured_copy(image: Image) -> Image:
     """The image (H, W, 3) with its shorter side brought to `SIDE` pixels, its shape kept up to 16 : 1."""
-    return resize(image, *measured_shape(*image.shape[:2]))
+    height, width = measured_shape(*image.shape[:2])
+    return resize(halved(image, 2 * height, 2 * width), height, width)
 
 
 def measured_shape(height: int, width: int) -> tuple[int, int]:

@@ -16,6 +16,7 @@ from pesi.images.transforms import Geometry, Image, fit_square, framed
 
 RegionName = Literal["image", "lesion"]
 FindLesion = Callable[[Image], "NDArray[np.bool_] | None"]
+FindSeen = Callable[["Seen", int, Geometry], "NDArray[np.bool_] | None"]
 
 _SMALLEST = 0.2  # of the image's side: a smaller box would be mostly pixels that enlargement invented
 _SHORT_SIDE = 768  # pixels that are left of an image at least, see `reading_side`
@@ -39,7 +40,11 @@ class Seen:
         """What `box.find` finds in the square."""
         key = box.finder, box.size, box.geometry
         if key not in self._masks:
-            self._masks[key] = box.find(self.square(box.size, box.geometry))
+            self._masks[key] = (
+                box.find(self.square(box.size, box.geometry))
+                if box.find_seen is None
+                else box.find_seen(self, box.size, box.geometry)
+            )
         return self._masks[key]
 
 
@@ -96,6 +101,8 @@ class LesionBox:
         margin: Added on each side, as a share of the lesion's longer side.
         find: Gives the lesion's mask (S, S) in the squared image, or None.
         finder: Names `find`, for caches.
+        find_seen: The same of an image that others look at too, given with `size` and `geometry`: what found its lesion
+            for them need not look again. It is preferred where it is given.
     """
 
     size: int
@@ -103,6 +110,7 @@ class LesionBox:
     margin: float
     find: FindLesion
     finder: str
+    find_seen: FindSeen | None = None
 
     @property
     def key(self) -> str:

@@ -77,18 +77,27 @@ def framed(image: Image, geometry: Geometry) -> Image:
 def resize(image: Image, height: int, width: int) -> Image:
     """Resize (H, W, 3) or (H, W): area averaging where it shrinks, bicubic where it grows, as is where it fits.
 
-    While both sides are at least twice the wanted ones they are halved first, for which processors have instructions:
-    at most a last odd line is left out, and the whole takes half the time.
+    While both sides are at least four times the wanted ones they are halved first (`halved`). At twice already that
+    would change a network's probabilities by up to 0.007 in the mean.
     """
-    while image.shape[0] >= 2 * height and image.shape[1] >= 2 * width:
-        halves = image.shape[1] // 2, image.shape[0] // 2
-        image = image[: 2 * halves[1], : 2 * halves[0]]
-        image = np.asarray(cv2.resize(image, halves, interpolation=cv2.INTER_AREA), np.uint8)
+    image = halved(image, 4 * height, 4 * width)
     if image.shape[:2] == (height, width):
         return np.ascontiguousarray(image)
     shrinks = height * width < image.shape[0] * image.shape[1]
     method = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
     return cv2.resize(image, (width, height), interpolation=method).astype(np.uint8)
+
+
+def halved(image: Image, height: int, width: int) -> Image:
+    """Halve (H, W, 3) or (H, W), by the mean of 2 x 2 pixels, while both sides are at least these.
+
+    Processors have instructions for it: area averaging of the rest takes half the time. A last odd line is left out.
+    """
+    while image.shape[0] >= height and image.shape[1] >= width and min(image.shape[:2]) > 1:
+        halves = image.shape[1] // 2, image.shape[0] // 2
+        image = image[: 2 * halves[1], : 2 * halves[0]]
+        image = np.asarray(cv2.resize(image, halves, interpolation=cv2.INTER_AREA), np.uint8)
+    return image
 
 
 def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:

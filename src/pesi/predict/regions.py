@@ -34,6 +34,7 @@ def regions_of(preprocess: PreprocessConfig, *, device: str | None = None) -> tu
                     preprocess.lesion_margin,
                     segmenter.find,
                     segmenter.bundle_id,
+                    segmenter.find_seen,
                 )
             )
     if preprocess.corrections:

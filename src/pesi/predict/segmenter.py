@@ -22,7 +22,7 @@ from pesi.images.decode import image_size
 from pesi.images.masks import Mask, mask_of_size, unfit_square
 from pesi.images.pixels import ImageSource, pixels
 from pesi.images.regions import Seen
-from pesi.images.transforms import Image, normalise, resize, to_tensor
+from pesi.images.transforms import Geometry, Image, normalise, resize, to_tensor
 from pesi.nn.segmenter import PesiSegmenter
 from pesi.predict.device import torch_device
 from pesi.predict.sharing import Shared
@@ -192,6 +192,26 @@ class LesionSegmenter(Shared):
     def find(self, image: Image) -> Mask | None:
         """The lesion's mask (H, W) in one image, None where none is found."""
         lesion = self.segment(image)
+        return lesion.mask if lesion.found else None
+
+    def find_seen(self, image: Seen, size: int, geometry: Geometry) -> Mask | None:
+        """The lesion's mask in the square (size, size) of a decoded image, None where none is found.
+
+        The network looks at the whole image, as it does for everybody else: it looks once, whatever the squares.
+        """
+        height, width = image.image.shape[:2]
+        side = min(height, width) if geometry == "center_crop" else max(height, width)
+        shape = (size, size) if geometry == "squeeze" else (round(height * size / side), round(width * size / side))
+        preprocess = self.config.preprocess
+        (probability,), _ = self._output(image.square(preprocess.source_size, preprocess.geometry))
+        probability = unfit_square(probability, *shape, preprocess.geometry)
+        if geometry == "center_crop":
+            top, left = (shape[0] - size) // 2, (shape[1] - size) // 2
+            probability = probability[top : top + size, left : left + size]
+        elif geometry == "pad":  # in the mirrored border there is no lesion
+            top, left = (size - shape[0]) // 2, (size - shape[1]) // 2
+            probability = np.pad(probability, ((top, size - shape[0] - top), (left, size - shape[1] - left)))
+        lesion = self._lesion(probability)
         return lesion.mask if lesion.found else None
 
     def segment_many(self, squares: Sequence[Image] | NDArray[np.uint8], *, batch_size: int = 16) -> list[LesionMask]:
