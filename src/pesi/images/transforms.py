@@ -78,7 +78,7 @@ def resize(image: Image, height: int, width: int) -> Image:
     """Resize (H, W, 3) or (H, W): area averaging where it shrinks, bicubic where it grows, as is where it fits.
 
     While both sides are at least four times the wanted ones they are halved first (`halved`). At twice already that
-    would change a network's probabilities by up to 0.007 in the mean.
+    would change probabilities by 0.007 in the mean.
     """
     image = halved(image, 4 * height, 4 * width)
     if image.shape[:2] == (height, width):

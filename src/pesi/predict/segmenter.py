@@ -201,16 +201,18 @@ class LesionSegmenter(Shared):
         """
         height, width = image.image.shape[:2]
         side = min(height, width) if geometry == "center_crop" else max(height, width)
-        shape = (size, size) if geometry == "squeeze" else (round(height * size / side), round(width * size / side))
+        rows, columns = round(height * size / side), round(width * size / side)
+        if geometry == "squeeze":
+            rows = columns = size
         preprocess = self.config.preprocess
         (probability,), _ = self._output(image.square(preprocess.source_size, preprocess.geometry))
-        probability = unfit_square(probability, *shape, preprocess.geometry)
+        probability = unfit_square(probability, rows, columns, preprocess.geometry)
         if geometry == "center_crop":
-            top, left = (shape[0] - size) // 2, (shape[1] - size) // 2
+            top, left = (rows - size) // 2, (columns - size) // 2
             probability = probability[top : top + size, left : left + size]
         elif geometry == "pad":  # in the mirrored border there is no lesion
-            top, left = (size - shape[0]) // 2, (size - shape[1]) // 2
-            probability = np.pad(probability, ((top, size - shape[0] - top), (left, size - shape[1] - left)))
+            top, left = (size - rows) // 2, (size - columns) // 2
+            probability = np.pad(probability, ((top, size - rows - top), (left, size - columns - left)))
         lesion = self._lesion(probability)
         return lesion.mask if lesion.found else None
 
