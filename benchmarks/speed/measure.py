@@ -128,7 +128,7 @@ class Measurement:
             works: dict[Subject, Callable[[], object]] = {}
             needs: dict[Subject, float] = {}
             for subject, folder in group.items():
-                need = operations(load(folder, device="cpu"))
+                need = operations(opened(folder, Subject("")))
                 for runtime, precision in [EAGER] if subject.form == "naive" else runtimes():
                     own = subject._replace(runtime=runtime, precision=precision)
                     classifier = opened(folder, own)

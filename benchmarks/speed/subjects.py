@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from importlib import import_module
+from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pesi.bundle.config import BundleConfig, MemberConfig, NetworkConfig, PreprocessConfig, TaskConfig
+from pesi.errors import PesiError
 from pesi.nn.block import AttendingBlock
 from pesi.nn.cnn import PesiCNN
 from pesi.nn.models import create_model
@@ -32,16 +37,28 @@ MEMBER, WHOLE = "one member", "all members"
 
 
 EAGER = ("eager", "float32")
+_RUNTIMES = "pesi.predict.runtimes.runtime"
 
 
 def runtimes() -> list[tuple[str, str]]:
-    """Runtimes that are installed here, with the precisions that the processor has."""
-    return [EAGER]
+    """Runtimes that are installed here, with their precisions; not `compile`, which takes minutes to begin."""
+    if find_spec(_RUNTIMES.rpartition(".")[0]) is None:
+        return [EAGER]
+    known: Any = import_module(_RUNTIMES)
+    found = []
+    for name, precision in product(known.RUNTIMES, known.PRECISIONS):
+        if name not in ("auto", "compile"):
+            with suppress(PesiError):
+                known.Runtime(name, precision, device="cpu")
+                found.append((name, precision))
+    return found
 
 
 def opened(folder: Path, subject: Subject) -> Classifier:
-    """A bundle by a subject's runtime; `naive`: with that block."""
-    classifier = load(folder, device="cpu")
+    """A bundle by a subject's runtime, else eager; `naive`: with that block."""
+    chosen: dict[str, Any] = {"runtime": subject.runtime or EAGER[0], "precision": subject.precision or EAGER[1]}
+    known = find_spec(_RUNTIMES.rpartition(".")[0]) is not None
+    classifier = load(folder, device="cpu", **(chosen if known else {}))
     if subject.form == "naive":
         for network in classifier.networks:
             naively(network)
@@ -49,8 +66,10 @@ def opened(folder: Path, subject: Subject) -> Classifier:
 
 
 def asked(subject: Subject) -> list[str]:
-    """The options by which a command takes a subject's runtime."""
-    return []
+    """The options by which a command takes a subject's runtime; none: what it takes by itself."""
+    if not subject.runtime or len(runtimes()) == 1:
+        return []
+    return ["--runtime", subject.runtime, "--precision", subject.precision]
 
 
 def made(name: str, form: str) -> PesiCNN:
@@ -99,7 +118,8 @@ def bundle_of(name: str, form: str, folder: Path) -> Path:
 
 def one_member(whole: Classifier, folder: Path) -> Path:
     """The first network of a bundle as a bundle of its own."""
-    config = whole.config.model_copy(update={"members": whole.config.members[:1], "folds": ()})
+    member = whole.config.members[0].model_copy(update={"fold": None})
+    config = whole.config.model_copy(update={"members": (member,), "folds": ()})
     Classifier(config, whole.networks[:1], whole.novelty[:1], device="cpu").save_pretrained(folder)
     return folder
 
