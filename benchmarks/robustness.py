@@ -246,7 +246,7 @@ def recalibrated(
 
 def recalibrate(options: argparse.Namespace) -> None:
     """Print the coverage on another source after calibration on some of its images."""
-    classifier = pesi.load(options.bundle)
+    classifier = pesi.load(options.bundle, runtime="eager")
     part = lesion_grouped_part(read_dataset(options.data), classifier.task, options.images, options.seed)
     logits = []
     for result in classifier.predict_many(part["path"], image_ids=part["image_id"], gates=False, held_out=True):
@@ -278,7 +278,7 @@ def table(title: str, what: str, rows: Iterable[Row]) -> str:
 
 def compare_pair(options: argparse.Namespace) -> None:
     """Print the tables of two bundles."""
-    pair = pesi.load(options.bundles[1]), pesi.load(options.bundles[0])
+    pair = pesi.load(options.bundles[1], runtime="eager"), pesi.load(options.bundles[0], runtime="eager")
     if pair[0].config.outputs != pair[1].config.outputs or pair[0].config.task.head != "multiclass":
         raise DataError("The bundles do not predict the same classes.", "Compare two of one task, multiclass.")
     drawing = {"replicates": options.replicates, "seed": options.seed}
@@ -340,7 +340,7 @@ def main() -> int:
         else:
             tables = (read_dataset(folder) for folder in (options.data, options.other))
             parts = [records[records["split"] == options.split] for records in tables]
-            print(change_text(pesi.load(options.bundle), *parts, replicates=options.replicates))
+            print(change_text(pesi.load(options.bundle, runtime="eager"), *parts, replicates=options.replicates))
     except PesiError as error:
         print(error, file=sys.stderr)
         return 2

@@ -202,7 +202,7 @@ def predict_test(name: str, data: Path, sharper: Path | None) -> Path | None:
         sharp if sharper is not None and (sharp := sharper / "images" / "test" / Path(path).name).is_file() else path
         for path in test["path"]
     ]
-    classifier = load(ROOT / shipped.bundle, device="cpu")
+    classifier = load(ROOT / shipped.bundle, device="cpu", runtime="eager")
     rows = []
     for result in classifier.predict_many(paths, image_ids=list(test["image_id"]), gates=False):
         values = result.probabilities  # type: ignore[union-attr]  # an image that cannot be read is an error here

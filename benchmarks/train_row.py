@@ -184,7 +184,7 @@ def train_row(
     _train(run, table.recipe(source), used, lists, task, settings)  # nothing, where it is trained already
     spent, made = (json.loads((run / name).read_text("utf-8")) for name in ("seconds.json", "environment.json"))
     weights, log = run / "pretrained.json", pd.read_csv(run / "log.csv")
-    classifier = _looking(Classifier.load(run / "bundle"), recipe)
+    classifier = _looking(Classifier.load(run / "bundle", runtime="eager"), recipe)
     parts = {part: used[used["split"] == split] for part, split in zip(PARTS, ("val", "test"), strict=True)}
     predicted = {name: probabilities(classifier, part) for name, part in parts.items() if len(part)}
     looks = {"views": recipe.views, "predict_regions": recipe.predict_regions}

@@ -41,6 +41,7 @@ from pesi.train.run import run_training, start_run
 from pesi.verdict import Verdict
 
 os.environ.setdefault("MPLCONFIGDIR", "/tmp/pesi-matplotlib")
+os.environ["PESI_RUNTIME"] = "eager"  # a test of another runtime names it: to build a graph takes seconds
 torch.set_num_threads(1)
 cv2.setNumThreads(1)
 
@@ -176,14 +177,14 @@ SEVERAL = ((0, "image", 0.6, True), (1, "image", 1.7, True), (0, "lesion", 0.9, 
 FOLDS = (tuple(f"train_{index:03d}" for index in range(9)), tuple(f"train_{index:03d}" for index in range(9, 24)))
 
 
-def write_several(folder: Path, head: str = "multiclass") -> Path:
+def write_several(folder: Path, head: str = "multiclass", network_name: str = "pesi_lite0") -> Path:
     """A bundle of four small random networks, of two folds and two regions, calibrated all otherwise; its folder."""
     rng = np.random.default_rng(0)
     networks, members, novelty = [], [], []
     for number, (fold, region, temperature, knows) in enumerate(SEVERAL):
         torch.manual_seed(number)
         outputs = 3 if head == "multiclass" else 2
-        network = NetworkConfig(name="pesi_lite0", num_classes=outputs, options={"alpha": 0.5})
+        network = NetworkConfig(name=network_name, num_classes=outputs, options={"alpha": 0.5})
         networks.append(network.create())
         torch.nn.init.normal_(networks[-1].fc.weight, 0, 0.01)
         preprocess = PreprocessConfig(

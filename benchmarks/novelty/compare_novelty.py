@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--replicates", type=int, default=1000)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    classifier = pesi.load(device="cpu")
+    classifier = pesi.load(device="cpu", runtime="eager")
     isic = read_dataset(options.data / "isic2017")
     rows = {split: isic[isic["split"] == split] for split in ("train", "val")}
     ham = read_dataset(options.data / "ham10000").sample(frac=1, random_state=0).drop_duplicates("lesion_id")

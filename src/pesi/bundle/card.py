@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pesi.bundle.config import BundleConfig, MemberConfig, save_bundle
 from pesi.bundle.files import CARD, CONFIG, CommonConfig, Measured, bundle_kind, front_matter, write_bundle
@@ -13,7 +14,9 @@ from pesi.bundle.segmenter import SegmenterConfig, SegmenterMeasured
 from pesi.decide.novelty import NoveltyStatistics
 from pesi.files import write_text
 from pesi.images.views import VIEWS
-from pesi.nn.cnn import PesiCNN
+
+if TYPE_CHECKING:
+    from pesi.nn.cnn import PesiCNN
 
 
 def card_header(config: BundleConfig) -> list[str]:

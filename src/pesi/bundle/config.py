@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,9 +38,10 @@ from pesi.images.correction import CorrectionName
 from pesi.images.quality import QualityConfig
 from pesi.images.regions import RegionName
 from pesi.images.transforms import Geometry
-from pesi.nn.cnn import PesiCNN
-from pesi.nn.models import create_model
 from pesi.taxonomy import Task, TaskClass
+
+if TYPE_CHECKING:
+    from pesi.nn.cnn import PesiCNN
 
 
 class NetworkConfig(Part):
@@ -52,6 +53,8 @@ class NetworkConfig(Part):
 
     def create(self) -> PesiCNN:
         """The network, its weights random."""
+        from pesi.nn.models import create_model
+
         return create_model(self.name, num_classes=self.num_classes, **self.options)
 
 
@@ -366,13 +369,21 @@ def load_bundle(folder: str | Path) -> Bundle:
     Raises:
         BundleError: As `read_config`; or the weights are missing, damaged, or not those the config names.
     """
-    config = read_config(folder)
+    config, novelty = read_but_networks(folder)
     networks = tuple(
         load_network(folder, member.network.create, member.weights_sha256, member.weights) for member in config.members
     )
     if len({network.num_features for network in networks}) > 1:
         raise BundleError(f"{folder}: its networks have different numbers of features.", "Make it of others.")
-    count = len(networks)
-    return Bundle(
-        config, networks, (None,) * count if config.novelty is None else load_novelty(folder, config.novelty, count)
-    )
+    return Bundle(config, networks, novelty)
+
+
+def read_but_networks(folder: str | Path) -> tuple[BundleConfig, tuple[NoveltyStatistics | None, ...]]:
+    """All of a bundle but its networks, without PyTorch, which takes long to import.
+
+    Raises:
+        BundleError: As `load_bundle`, but for the weights.
+    """
+    config = read_config(folder)
+    count = len(config.members)
+    return config, (None,) * count if config.novelty is None else load_novelty(folder, config.novelty, count)

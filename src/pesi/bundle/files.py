@@ -7,15 +7,16 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load, save
-from torch import Tensor, nn
 
 from pesi.errors import BundleError
 from pesi.files import remove_file, whole_file, write_text
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 WEIGHTS_NAME = re.compile(r"model(-\d+)?\.safetensors")  # of one network, or of one of several
@@ -28,7 +29,7 @@ _HUB_LICENCES = ("apache-2.0", "mit", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "c
 Keep = Literal["float32", "float16", "float16 kernels"]
 
 
-Network = TypeVar("Network", bound=nn.Module)
+Network = TypeVar("Network", bound="nn.Module")
 
 
 class Part(BaseModel):
@@ -162,6 +163,8 @@ def packed_weights(network: nn.Module, keep: Keep) -> tuple[bytes, str]:
     Raises:
         BundleError: A weight is no finite number in float16.
     """
+    from safetensors.torch import save
+
     tensors: dict[str, Tensor] = {}
     for name, tensor in network.state_dict().items():
         half = tensor.is_floating_point() and (keep == "float16" or (keep == "float16 kernels" and tensor.ndim > 1))
@@ -230,6 +233,8 @@ def load_network(folder: str | Path, create: Callable[[], Network], sha256: str,
     Raises:
         BundleError: The weights are missing, damaged, not those the config names, or of another network.
     """
+    from safetensors.torch import load
+
     data = checked_weights(folder, sha256, file)
     try:
         weights: dict[str, Tensor] = load(data)

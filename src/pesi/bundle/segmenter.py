@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
 from pesi.bundle.files import WEIGHTS, CommonConfig, Measured, Part, load_network, packed_weights, write_bundle
 from pesi.images.transforms import Geometry
-from pesi.nn.segmenter import PesiSegmenter, create_segmenter
+
+if TYPE_CHECKING:
+    from pesi.nn.segmenter import PesiSegmenter
 
 # A region outside of these shares of the picture is not taken for a lesion: the 2450 lesions of ISIC 2017 that we
 # hold cover 0.297 % to 95.8 % of their pictures, 98 % of them 0.8 % to 84 %.
@@ -25,6 +27,8 @@ class SegmenterNetworkConfig(Part):
 
     def create(self) -> PesiSegmenter:
         """The network, its weights random."""
+        from pesi.nn.segmenter import create_segmenter
+
         return create_segmenter(self.encoder, **self.options)
 
 

@@ -73,7 +73,7 @@ def audit(
 
     if pdf:
         pdf_writer()  # if it is missing, before the work
-    classifier = load(bundle, device=device)
+    classifier = load(bundle, device=device, runtime="eager")
     options = AuditOptions(replicates=replicates, seed=seed, stress_images=stress_images)
     with progress_bars(progress and sys.stderr.isatty()) as bars:
         sets = _read_sets(

@@ -108,7 +108,7 @@ def calibrate(
     if out.exists() and out.resolve() == source.resolve():
         raise PesiError(f"{out} is the bundle that is calibrated.", "Choose another --out; replace it afterwards.")
     rule = read_triage_rule(triage) if triage is not None else None
-    classifier = load(bundle, device=device)
+    classifier = load(bundle, device=device, runtime="eager")
     if region:
         classifier = _looking_at(classifier, [each.value for each in dict.fromkeys(region)])
     show = progress and sys.stderr.isatty()

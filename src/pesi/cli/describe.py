@@ -158,7 +158,7 @@ def _classifier(bundle: str | None, device: str | None) -> Classifier:
     from pesi.explain.localisation import check_whole_image
     from pesi.predict.loading import load
 
-    classifier = load(bundle, device=device)
+    classifier = load(bundle, device=device, runtime="eager")
     check_whole_image(classifier)
     return classifier
 

@@ -98,7 +98,7 @@ def evaluate(
     from pesi.bundle.seen import seen_images
     from pesi.predict.loading import load
 
-    classifier = load(bundle, device=device)
+    classifier = load(bundle, device=device, runtime="eager")
     records = records_of_task(records, classifier.task, skip_other_diagnoses)
     provenance["ids"] = _ids_hash(records)
     held_out = seen_images(classifier.config, list(records["image_id"])).held_out

@@ -62,7 +62,7 @@ def explain(
     if not single and out is not None and out.exists() and not out.is_dir():
         raise DataError(f"{out} is a file.", "Name a folder for the pictures.")
     paths = image_files(inputs)
-    classifier = load(bundle, device=device)
+    classifier = load(bundle, device=device, runtime="eager")
     failed = 0
     for image_id, path in zip(image_ids(paths), paths, strict=True):
         target = out if single and out else (out or Path()) / f"{image_id}-explained.png"

@@ -58,7 +58,7 @@ def build(
     from pesi.predict.similar import build_reference
 
     records = chosen_records(data, dataset, split, skip_missing)
-    classifier = load(bundle, device=device)
+    classifier = load(bundle, device=device, runtime="eager")
     refusals: list[Refusal] = []
     show = progress and sys.stderr.isatty()
     with tqdm(total=len(records), unit="image", desc="features", disable=not show, leave=False) as bar:
@@ -106,7 +106,7 @@ def find(
     check_ending(picture, ".png")
     check_ending(out, ".json")
     cases = load_reference(reference)
-    classifier = load(bundle, device=device)
+    classifier = load(bundle, device=device, runtime="eager")
     query = decode_image(image)
     nearest = cases.similar_to(classifier, query, k, without_image=image.stem if without_own else None)
     for case in nearest:

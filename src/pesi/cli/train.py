@@ -350,7 +350,7 @@ def score_segmenter_run(folder: Path) -> None:
     from pesi.train.run import open_run
 
     run = open_run(folder)
-    segmenter = LesionSegmenter.load(folder / "bundle")
+    segmenter = LesionSegmenter.load(folder / "bundle", runtime="eager")
     evaluation = evaluate_segmenter(segmenter, run.part("val"))
     on = f"the validation images of {Path(run.settings.data).name or 'the data'}"
     on += ", which also chose the epoch" * (run.recipe.select == "best")

@@ -80,3 +80,17 @@ def fit_conformal(
 def prediction_sets(probabilities: Floats, config: ConformalConfig) -> NDArray[np.bool_]:
     """Which classes are in the set of each image, (N, K) -> (N, K)."""
     return np.asarray(1 - probabilities <= np.array(config.quantiles))
+
+
+def named_sets(
+    probabilities: NDArray[np.float64], wanted: Sequence[ConformalConfig], names: Sequence[str]
+) -> dict[str, tuple[str, ...]]:
+    """The prediction sets of one image: wanted coverage, such as "0.90" -> names of the classes that remain possible.
+
+    Args:
+        probabilities: (K,).
+        wanted: Of each coverage.
+        names: Of the classes, (K,).
+    """
+    inside = {f"{sets.coverage:.2f}": prediction_sets(probabilities[None], sets)[0] for sets in wanted}
+    return {coverage: tuple(np.asarray(names)[held].tolist()) for coverage, held in inside.items()}

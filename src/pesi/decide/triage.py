@@ -190,6 +190,14 @@ def triage_of(levels: tuple[TriageLevel, ...], scores: Floats) -> NDArray[np.int
     return np.asarray(np.argmax(reached, axis=1), np.int64)
 
 
+def triaged(score: float | None, levels: tuple[TriageLevel, ...]) -> tuple[str | None, str]:
+    """The level of a malignant probability, and why; None where there is none."""
+    if score is None or not levels:
+        return None, "this bundle has no triage rule"
+    level = next(level for level in levels if score >= level.at_least)
+    return level.level, f"malignant probability {score:.3f} >= {level.at_least:.3f} ({level.how})"
+
+
 def fit_triage(
     rule: TriageRule, malignant: Bools, scores: Floats, *, on: str, groups: NDArray | None = None
 ) -> tuple[TriageLevel, ...]:

@@ -68,7 +68,7 @@ def evaluate(
         table = given[given["image_id"].isin(set(records["image_id"]))]
         known = task_of(task, records["diagnosis"].dropna())
         return evaluate_predictions(table, records, known, replicates=replicates, seed=seed)
-    classifier = given if isinstance(given, Classifier) else load(given, device=device)
+    classifier = given if isinstance(given, Classifier) else load(given, device=device, runtime="eager")
     thresholds = thresholds_of(classifier, operating_point)
     table = predicted_table(classifier, records, views=views, progress=progress)
     return evaluate_predictions(

@@ -219,9 +219,9 @@ def maps_of(
         picture = own.look(np.ascontiguousarray(image))
         size = picture.image.shape[0]
         stages: dict[str, list[NDArray[np.float32]]] = {}
-        for block, tensor in picture.maps.attention.items():
-            stages.setdefault(block.split(".")[0], []).append(tensor[0].float().cpu().numpy())
-        cam = _enlarged(picture.maps.cam[0, output].float().cpu().numpy(), size)
+        for block, values in picture.maps.attention.items():
+            stages.setdefault(block.split(".")[0], []).append(values[0])
+        cam = _enlarged(picture.maps.cam[0, output], size)
         # Each stage's mean over its blocks as a density, then the mean over the stages: all stages weigh alike.
         grown = [_enlarged(np.mean(each, axis=0), size) for each in stages.values()]
         shares = [values / max(float(values.sum()), 1e-12) for values in grown]

@@ -64,13 +64,13 @@ def explain(
     if class_name is not None and class_name not in names:
         raise DataError(f"Unknown class {class_name!r}.", f"This bundle's classes: {', '.join(names)}.")
     picture = classifier.look(source, region=region)
-    prediction = classifier.prediction("", None, picture.maps.logits.float().cpu().numpy(), "single", {})
+    prediction = classifier.prediction("", None, picture.maps.logits, "single", {})
     chosen = class_name or prediction.most_probable
     size = picture.image.shape[0]
-    cam = _grow(picture.maps.cam[0, names.index(chosen)].float().cpu().numpy(), size)
+    cam = _grow(picture.maps.cam[0, names.index(chosen)], size)
     stages: dict[str, list[Map]] = {}
-    for block, tensor in picture.maps.attention.items():
-        stages.setdefault(f"stage {block[len('layer')]}", []).append(tensor[0].float().cpu().numpy())
+    for block, values in picture.maps.attention.items():
+        stages.setdefault(f"stage {block[len('layer')]}", []).append(values[0])
     attention = {stage: _density(_grow(np.mean(maps, axis=0), size)) for stage, maps in stages.items()}
     evidence = np.clip(cam, 0, None)
     if attention:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 from PIL.JpegImagePlugin import JpegImageFile
-from torch import Tensor
 
 from pesi.errors import ImageError, SourceError
 from pesi.images.decode import MAX_PIXELS, Decoded, decode
 from pesi.images.transforms import Image, check_rgb
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Readable(Protocol):
@@ -26,8 +29,8 @@ class Readable(Protocol):
         ...
 
 
-ImageSource = (
-    str | os.PathLike[str] | bytes | bytearray | memoryview | Readable | Pillow.Image | NDArray[np.uint8] | Tensor
+ImageSource: TypeAlias = (
+    "str | os.PathLike[str] | bytes | bytearray | memoryview | Readable | Pillow.Image | NDArray[np.uint8] | Tensor"
 )
 
 TAKEN = (
@@ -39,8 +42,8 @@ _ORIENTATION = 274  # EXIF tag
 
 def is_source(value: Any) -> bool:
     """Whether a value is of a type that one image can be read from."""
-    kinds = (str, os.PathLike, bytes, bytearray, memoryview, Pillow.Image, np.ndarray, Tensor)
-    return isinstance(value, kinds) or callable(getattr(value, "read", None))
+    kinds = (str, os.PathLike, bytes, bytearray, memoryview, Pillow.Image, np.ndarray)
+    return isinstance(value, kinds) or _is_tensor(value) or callable(getattr(value, "read", None))
 
 
 def source_path(source: ImageSource) -> str | None:
@@ -69,7 +72,7 @@ def decoded(source: ImageSource, *, min_side: int | None = None) -> Decoded:
     """
     if isinstance(source, str | os.PathLike):
         return decode(Path(source), min_side=min_side)
-    if isinstance(source, Tensor):
+    if _is_tensor(source):
         return _unreduced(_tensor_pixels(source))
     if isinstance(source, np.ndarray):
         check_rgb(source)
@@ -78,7 +81,8 @@ def decoded(source: ImageSource, *, min_side: int | None = None) -> Decoded:
         return _pillow_pixels(source)
     if not is_source(source):
         raise SourceError(f"A {type(source).__name__} is no image.", TAKEN)
-    data: Any = source if isinstance(source, bytes | bytearray | memoryview) else source.read()
+    given: Any = source
+    data: Any = given if isinstance(given, bytes | bytearray | memoryview) else given.read()
     if isinstance(data, str):
         raise SourceError("The file was opened as text.", "Open it with 'rb'.")
     return decode(bytes(data), min_side=min_side)
@@ -86,6 +90,12 @@ def decoded(source: ImageSource, *, min_side: int | None = None) -> Decoded:
 
 def _unreduced(image: Image) -> Decoded:
     return Decoded(image, (image.shape[0], image.shape[1]))
+
+
+def _is_tensor(value: Any) -> TypeGuard[Tensor]:
+    """Whether it is a tensor; where nobody has imported PyTorch there is none, and to import it takes long."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
 
 
 def _tensor_pixels(tensor: Tensor) -> Image:

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor
 
 from pesi.errors import ImageError
 from pesi.images.camera import Camera, draw_camera, taken_by
 from pesi.synthetic.artefacts import RATES, Artefacts, render_artefacts
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Geometry = Literal["squeeze", "center_crop", "pad"]
 Image = NDArray[np.uint8]
@@ -102,6 +103,8 @@ def halved(image: Image, height: int, width: int) -> Image:
 
 def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """uint8 images (N, 3, H, W) -> float32 (x / 255 - mean) / std, channels_last."""
+    import torch
+
     shift = torch.tensor(mean, device=images.device).view(1, 3, 1, 1) * 255
     scale = torch.tensor(std, device=images.device).view(1, 3, 1, 1) * 255
     return ((images.float() - shift) / scale).contiguous(memory_format=torch.channels_last)
@@ -109,6 +112,8 @@ def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
 
 def to_tensor(image: Image) -> Tensor:
     """(H, W, 3) uint8 array -> (3, H, W) uint8 tensor, a view in channels_last order; a copy where it is read-only."""
+    import torch
+
     return torch.from_numpy(np.require(image, requirements=("C", "W"))).permute(2, 0, 1)
 
 

@@ -63,7 +63,7 @@ class SameConv2d(nn.Conv2d):
         (kernel, _), (stride, _) = self.kernel_size, self.stride
         padding = kernel // 2
         if stride > 1:
-            pad_y, pad_x = (max((-(-n // stride) - 1) * stride + kernel - n, 0) for n in x.shape[2:])
+            pad_y, pad_x = (max((n - 1) // stride * stride + kernel - n, 0) for n in x.shape[2:])
             x, padding = F.pad(x, (pad_x // 2, pad_x - pad_x // 2, pad_y // 2, pad_y - pad_y // 2)), 0
         if self.groups == self.in_channels == self.out_channels and learns_in_bfloat16(x):
             return depthwise_conv2d(x, self.weight, stride, padding)

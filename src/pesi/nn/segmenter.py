@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -113,8 +114,11 @@ def described(levels: Sequence[Tensor]) -> Tensor:
         moments += [mean, deviation]
         if number < _TEXTURE_LEVELS:
             z = (flat - mean[..., None]) / (deviation[..., None] + 1e-3)  # a channel may be 0 everywhere
-            first, second = torch.triu_indices(flat.shape[1], flat.shape[1], 1, device=flat.device)
-            correlations.append((z @ z.mT / flat.shape[2])[:, first, second])
+            # Numbers and not tensors, so that a graph holds the places as constants.
+            channels, positions = (int(side) for side in flat.shape[1:])
+            places = np.flatnonzero(np.triu(np.ones((channels, channels)), 1))
+            each = (z @ z.transpose(1, 2) / positions).flatten(1)
+            correlations.append(each[:, torch.from_numpy(places).to(flat.device)])
     return torch.cat([*moments, *correlations], 1)
 
 

@@ -4,37 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from pesi.bundle.card import resave_bundle
-from pesi.bundle.config import BundleConfig, load_bundle
+from pesi.bundle.config import BundleConfig, load_bundle, read_but_networks
 from pesi.bundle.seen import fold_indices
 from pesi.decide.calibration import calibrated_probabilities
-from pesi.decide.conformal import prediction_sets
+from pesi.decide.conformal import named_sets
 from pesi.decide.novelty import NoveltyStatistics, novelty_verdict
+from pesi.decide.triage import triaged
 from pesi.decide.uncertainty import uncertainty_of
 from pesi.errors import ChoiceError
 from pesi.images.pixels import ImageSource, decoded
-from pesi.images.regions import Region, RegionName, Seen, reading_side
+from pesi.images.regions import Seen, reading_side
 from pesi.images.transforms import Image
 from pesi.images.views import VIEWS, cut_views
-from pesi.nn.cnn import PesiCNN, PesiMaps
-from pesi.predict.device import torch_device
 from pesi.predict.gate import picture_verdicts
-from pesi.predict.members import Member, Outputs, mean_maps, novelty_scores, outputs_of
+from pesi.predict.members import Member, Outputs, groups_alike, mean_maps, novelty_scores, outputs_of
 from pesi.predict.notebook import thumbnail
 from pesi.predict.prediction import Prediction, Refusal, Similar
 from pesi.predict.predictions import Predictor
-from pesi.predict.regions import regions_of
+from pesi.predict.reading import Picture, Reading
+from pesi.predict.regions import distinct_regions, regions_of
+from pesi.predict.runtimes.networks import Networks
+from pesi.predict.runtimes.runtime import Runtime
 from pesi.predict.segmenter import shipped_segmenter, shipped_segmenter_folder
 from pesi.predict.sharing import Shared
 from pesi.predict.stream import predict_stream
 from pesi.taxonomy import Task
 from pesi.verdict import Verdict
+
+if TYPE_CHECKING:
+    import torch
+
+    from pesi.nn.cnn import PesiCNN
 
 
 class Reference(Protocol):
@@ -49,37 +55,15 @@ class Reference(Protocol):
         ...
 
 
-class Picture(NamedTuple):
-    """An image as networks see it, and their maps of it (batch of one), averaged over those that see it alike."""
-
-    image: Image
-    maps: PesiMaps
-
-
-class Reading(NamedTuple):
-    """An image, read.
-
-    Attributes:
-        squares: The bundle's regions, (R, S, S, 3).
-        verdicts: What the image-quality gate said; empty where it was left out.
-        thumbnail: A small JPEG of what was given in memory; empty for files.
-        fold: Where only the networks of a fold are to answer.
-    """
-
-    squares: NDArray[np.uint8]
-    verdicts: tuple[Verdict, ...]
-    thumbnail: bytes
-    fold: int | None = None
-
-
 class Classifier(Predictor, Shared):
     """A bundle, ready to predict.
 
     Args:
         config: The bundle's configuration.
-        networks: Its networks, one a member of it; or the only one.
+        networks: Its networks, one a member of it; or the only one; or what gives them when they are first needed.
         novelty: What each knows of novelty; None: pictures of anything are answered.
         device: Where to compute, such as "cpu", "cuda" or "mps"; default: a GPU if there is one.
+        runtime: What runs the networks; default: PyTorch as it is. Others run the weights that the config names.
 
     Example:
         >>> classifier = pesi.load("run/bundle")  # doctest: +SKIP
@@ -93,43 +77,49 @@ class Classifier(Predictor, Shared):
     def __init__(
         self,
         config: BundleConfig,
-        networks: PesiCNN | Sequence[PesiCNN],
+        networks: PesiCNN | Sequence[PesiCNN] | Callable[[], Sequence[PesiCNN]],
         novelty: NoveltyStatistics | Sequence[NoveltyStatistics | None] | None = None,
         *,
         device: str | None = None,
+        runtime: Runtime | None = None,
     ) -> None:
-        networks = (networks,) if isinstance(networks, PesiCNN) else tuple(networks)
         self.config = config
-        self.networks = tuple(network.eval() for network in networks)
         known = (novelty,) if isinstance(novelty, NoveltyStatistics) else tuple(novelty or ())
-        self.novelty = known or (None,) * len(networks)
+        self.novelty = known or (None,) * len(config.members)
         self.task: Task = config.to_task()
-        self.to(device)
+        self._given = networks
+        self._set(runtime or Runtime("eager", device=device))
 
     def __repr__(self) -> str:
-        return f"<Classifier {self.config.summary}; on {self.device}>"
+        return f"<Classifier {self.config.summary}; {self.runtime.name} on {self.runtime.place}>"
+
+    @property
+    def device(self) -> torch.device:
+        """Where PyTorch computes, or would."""
+        return self.runtime.device
+
+    @property
+    def networks(self) -> tuple[PesiCNN, ...]:
+        """The networks, as PyTorch has them."""
+        return self._networks.modules
 
     def to(self, device: str | torch.device | None) -> Self:
         """Compute on another device from now on; gives itself.
 
         Raises:
-            PesiError: There is no such device here.
+            PesiError: There is no such device here, or not for this runtime.
         """
-        self.device = torch_device(device)
-        for network in self.networks:
-            network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        looks = [regions_of(member.preprocess, device=str(self.device)) for member in self.config.members]
-        names = [name for member in self.config.members for name in member.preprocess.regions]
-        regions: dict[str, tuple[RegionName, Region]] = {}
-        for name, region in zip(names, (region for own in looks for region in own), strict=True):
-            regions.setdefault(region.key, (name, region))
-        keys = list(regions)
-        self.region_names, self.regions = (tuple(each) for each in zip(*regions.values(), strict=True))
+        return self._set(self.runtime.on(device))
+
+    def _set(self, runtime: Runtime) -> Self:
+        """Run by this runtime from now on."""
+        self.runtime = runtime
+        self._networks = Networks(self.config.members, self._given, runtime, self.view_probabilities)
+        looks = [regions_of(member.preprocess, runtime) for member in self.config.members]
+        self.region_names, self.regions, places = distinct_regions(self.config.members, looks)
         self.members = tuple(
-            Member(config, network, novelty, tuple(keys.index(region.key) for region in own))
-            for config, network, novelty, own in zip(
-                self.config.members, self.networks, self.novelty, looks, strict=True
-            )
+            Member(config, self._networks, index, novelty, own)
+            for index, (config, novelty, own) in enumerate(zip(self.config.members, self.novelty, places, strict=True))
         )
         self._folds: dict[int, Classifier] = {}
         return self
@@ -140,13 +130,35 @@ class Classifier(Predictor, Shared):
         return self.networks[0]
 
     @classmethod
-    def load(cls, folder: str | Path, *, device: str | None = None) -> Self:
+    def load(
+        cls,
+        folder: str | Path,
+        *,
+        device: str | None = None,
+        runtime: str | None = None,
+        precision: str | None = None,
+    ) -> Self:
         """Open a bundle.
+
+        Args:
+            folder: Its folder.
+            device, runtime, precision: See `runtimes.runtime.Runtime`; Grad-CAM needs gradients, and so PyTorch in any
+                case.
 
         Raises:
             BundleError: It is missing, damaged or of another version.
+            PesiError: There is no such runtime, precision or device here.
         """
-        return cls(*load_bundle(folder), device=device)._opened_from(folder)
+        chosen = Runtime(runtime, precision, device=device)
+        if chosen.runs_torch:
+            return cls(*load_bundle(folder), runtime=chosen)._opened_from(folder)
+        config, novelty = read_but_networks(folder)
+        return cls(config, lambda: load_bundle(folder).networks, novelty, runtime=chosen)._opened_from(folder)
+
+    @property
+    def run_by(self) -> str:
+        """What runs the networks, and in which precision, such as "openvino float32"; opens it."""
+        return self._networks.run_by(groups_alike(self.members, range(len(self.members))))
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the bundle; the same bytes of weights where nothing was trained since it was opened.
@@ -191,7 +203,7 @@ class Classifier(Predictor, Shared):
             views: A key of `VIEWS`; default the bundle's.
             folds: Of images that the bundle was trained with, see `folds_of`; default: all networks answer.
         """
-        return outputs_of(self.members, squares, self._views(views), self.device, folds)
+        return outputs_of(self.members, squares, self._views(views), folds)
 
     def folds_of(self, image_ids: Sequence[str]) -> list[int | None]:
         """The fold of each image that the bundle was trained with, (N,); None for others, which all networks answer."""
@@ -207,9 +219,9 @@ class Classifier(Predictor, Shared):
             members = tuple(self.config.members[index].model_copy(update={"fold": None}) for index in own)
             self._folds[fold] = Classifier(
                 self.config.model_copy(update={"members": members, "folds": ()}),
-                [self.networks[index] for index in own],
+                lambda: [self.networks[index] for index in own],
                 [self.novelty[index] for index in own],
-                device=str(self.device),
+                runtime=self.runtime,
             )
         return self._folds[fold]
 
@@ -228,7 +240,7 @@ class Classifier(Predictor, Shared):
 
     def picture_logits(self, pictures: Sequence[Image] | NDArray[np.uint8], *, region: int = 0) -> NDArray[np.float32]:
         """Logits (N, S, K) of pictures as the networks see a region, by all that `look` takes."""
-        return np.stack([member.logits(pictures, self.device) for member in self.looking_at(region)], axis=1)
+        return self._networks.answers([member.index for member in self.looking_at(region)], pictures)[0]
 
     def looking_at(self, region: int = 0) -> tuple[Member, ...]:
         """The networks that look at a region first, and like the first of them: same size of input, same kind.
@@ -266,32 +278,20 @@ class Classifier(Predictor, Shared):
         values = samples.mean(axis=0)
         malignant = self.malignant_probability(values[None])
         refusals = [verdict.reason for verdict in verdicts if verdict.level == "refuse"]
-        triage, reason = None, "this bundle has no triage rule"
-        if refusals:
-            reason = "no result"
-        elif malignant is not None and config.triage:
-            score = float(malignant[0])
-            level = next(level for level in config.triage if score >= level.at_least)
-            triage, reason = level.level, f"malignant probability {score:.3f} >= {level.at_least:.3f} ({level.how})"
+        score = None if malignant is None else float(malignant[0])
+        triage, reason = (None, "no result") if refusals else triaged(score, config.triage)
         return Prediction(
             image_id=image_id,
             path=path,
             probabilities={name: float(value) for name, value in zip(config.outputs, values, strict=True)},
-            malignant=None if malignant is None else float(malignant[0]),
+            malignant=score,
             triage=triage,
             triage_reason=reason,
             views=views or config.views,
             bundle_id=config.answer_id,
             seconds=seconds,
             uncertainty=uncertainty_of(samples, config.outputs, config.task.head),
-            sets={
-                f"{sets.coverage:.2f}": tuple(
-                    name
-                    for name, inside in zip(config.outputs, prediction_sets(values[None], sets)[0], strict=True)
-                    if inside
-                )
-                for sets in config.conformal
-            },
+            sets=named_sets(values, config.conformal, config.outputs),
             verdicts=verdicts,
             no_result=" ".join(refusals),
             similar=tuple(similar),
@@ -358,7 +358,7 @@ class Classifier(Predictor, Shared):
             batch_size=batch_size,
             progress=progress,
             in_order=in_order,
-            on_processor=self.device.type == "cpu",
+            on_processor=self.runtime.place == "cpu",
         )
 
     def look(self, source: ImageSource, *, region: int = 0) -> Picture:
@@ -372,7 +372,7 @@ class Classifier(Predictor, Shared):
         members = self.looking_at(region)
         size = members[0].config.preprocess.size
         image = cut_views(self.regions[region](self._seen(source)[0]), VIEWS["single"], size)[0]
-        return Picture(image, mean_maps([member.maps(image, self.device) for member in members]))
+        return Picture(image, mean_maps(self._networks.maps([member.index for member in members], image)))
 
     def _seen(self, source: ImageSource) -> tuple[Seen, int]:
         """An image, read as large as the regions need it, and the shorter side of its file."""
@@ -383,7 +383,7 @@ class Classifier(Predictor, Shared):
         return np.stack([region(image) for region in self.regions])
 
     def _judged(self, image: Seen, short_side: int) -> tuple[Verdict, ...]:
-        segmenter = shipped_segmenter(device=str(self.device)) if shipped_segmenter_folder() is not None else None
+        segmenter = shipped_segmenter(self.runtime) if shipped_segmenter_folder() is not None else None
         return picture_verdicts(image, segmenter, self.config.quality, short_side=short_side)
 
     def _verdicts(self, reading: Reading, answer: Outputs, gates: bool) -> tuple[Verdict, ...]:

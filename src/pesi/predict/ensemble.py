@@ -151,7 +151,7 @@ class Ensemble:
             batch_size=batch_size,
             progress=progress,
             in_order=in_order,
-            on_processor=self.members[0].device.type == "cpu",
+            on_processor=self.members[0].runtime.place == "cpu",
         )
 
 

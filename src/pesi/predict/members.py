@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from pesi.bundle.config import MemberConfig
-from pesi.decide.calibration import scaled_logits
 from pesi.decide.novelty import NoveltyStatistics, novelty_score
-from pesi.images.transforms import Image, normalise, to_tensor
 from pesi.images.views import View, cut_views
-from pesi.nn.cnn import PesiCNN, PesiMaps
+from pesi.predict.runtimes.networks import Maps, Networks
 
-# Pictures a forward pass on a CPU. More is no faster, and needs buffers that are mapped anew in every layer, which can
-# cost more than the arithmetic.
-_CPU_PICTURES = 8
+if TYPE_CHECKING:
+    from pesi.nn.cnn import PesiCNN
 
 
 class Outputs(NamedTuple):
@@ -61,15 +57,22 @@ class Member:
 
     Attributes:
         config: How it is fed and calibrated.
-        network: It.
+        networks: The bundle's networks.
+        index: Its place among them.
         novelty: What it knows of novelty, if anything.
         regions: Which of the bundle's regions it looks at, their indices.
     """
 
     config: MemberConfig
-    network: PesiCNN
+    networks: Networks
+    index: int
     novelty: NoveltyStatistics | None
     regions: tuple[int, ...]
+
+    @property
+    def network(self) -> PesiCNN:
+        """It, as PyTorch has it: for what needs gradients, whatever runs it otherwise."""
+        return self.networks.modules[self.index]
 
     @property
     def same_pictures(self) -> tuple[object, ...]:
@@ -77,89 +80,69 @@ class Member:
         preprocess = self.config.preprocess
         return self.regions[0], preprocess.size, preprocess.mean, preprocess.std, self.config.network.name
 
-    def outputs(
-        self, squares: Sequence[NDArray[np.uint8]], views: tuple[View, ...], device: torch.device
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Calibrated logits of all views, (N, R * V, K), and features, (N, C), of N images' squares (R, S, S, 3).
-
-        For features alone the squares of the first region are enough.
-        """
-        size, count = self.config.preprocess.size, len(squares)
-        if not count:
-            shape = 0, len(self.regions) * len(views), self.network.num_classes
-            return np.zeros(shape, np.float32), np.zeros((0, self.network.num_features), np.float32)
-        given = [region for region in self.regions if region < len(squares[0])]
-        pictures = [cut for image in squares for region in given for cut in cut_views(image[region], views, size)]
-        step = _CPU_PICTURES if device.type == "cpu" else len(pictures)
-        passes = [self._pass(pictures[start : start + step], device) for start in range(0, len(pictures), step)]
-        logits, features = (np.concatenate(parts) for parts in zip(*passes, strict=True))
-        first = features.reshape(count, -1, features.shape[1])[:, : len(views)]
-        return logits.reshape(count, -1, logits.shape[1]), first.mean(axis=1)
-
-    def logits(self, pictures: Sequence[Image] | NDArray[np.uint8], device: torch.device) -> NDArray[np.float32]:
-        """Calibrated logits (N, K) of pictures as the network sees them, (S, S, 3)."""
-        return self._pass(pictures, device)[0]
-
-    def maps(self, picture: Image, device: torch.device) -> PesiMaps:
-        """The network's maps of a picture as it sees it, (S, S, 3); its logits are calibrated."""
-        with torch.inference_mode():
-            found = self.network.forward_maps(self._input([picture], device))
-            return found._replace(logits=torch.from_numpy(self._calibrated(found.logits.float().cpu().numpy())))
-
-    def _input(self, pictures: Sequence[Image] | NDArray[np.uint8], device: torch.device) -> torch.Tensor:
-        preprocess = self.config.preprocess
-        x = torch.stack([to_tensor(picture) for picture in pictures]).to(device)
-        return normalise(x, preprocess.mean, preprocess.std)
-
-    def _pass(
-        self, pictures: Sequence[Image] | NDArray[np.uint8], device: torch.device
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """One forward pass: calibrated logits (N, K) and pooled features (N, C)."""
-        with torch.inference_mode():
-            maps = self.network.forward_features(self._input(pictures, device))
-            pooled = self.network.forward_head(maps, pre_logits=True)
-            logits = self.network.classify(pooled).float().cpu().numpy()
-        return self._calibrated(logits), pooled.float().cpu().numpy()
-
-    def _calibrated(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
-        config = self.config
-        return np.asarray(scaled_logits(logits, config.vector) / config.temperature.value, np.float32)
-
 
 def outputs_of(
     members: Sequence[Member],
     squares: Sequence[NDArray[np.uint8]],
     views: tuple[View, ...],
-    device: torch.device,
     folds: Sequence[int | None] | None = None,
 ) -> Outputs:
     """What a bundle's networks give for N images' squares, each (R, S, S, 3).
 
     Args:
         members: The networks.
-        squares: Of the images.
+        squares: Of the images. For features alone the squares of the first region are enough.
         views: Of each region.
-        device: Where to compute.
         folds: Of each image, the fold whose networks answer it, for they have not seen it; None: all of them do.
     """
-    found: dict[tuple[int, int], tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
     answering: list[tuple[int, ...]] = []
     for fold in folds if folds is not None else [None] * len(squares):
         own = tuple(index for index, member in enumerate(members) if fold is None or member.config.fold == fold)
-        answering.append(own * (len(members) // len(own)))
-    for index, member in enumerate(members):
-        rows = [row for row, own in enumerate(answering) if index in own]
-        logits, features = member.outputs([squares[row] for row in rows], views, device)
-        found |= {(row, index): (logits[place], features[place]) for place, row in enumerate(rows)}
+        answering.append(own)
+    found: dict[tuple[int, int], tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
+    for answers in dict.fromkeys(answering):
+        rows = [row for row, own in enumerate(answering) if own == answers]
+        for alike in groups_alike(members, answers):
+            logits, features = _group_outputs(
+                [members[index] for index in alike], [squares[row] for row in rows], views
+            )
+            for place, index in enumerate(alike):
+                found |= {(row, index): (logits[n, place], features[n, place]) for n, row in enumerate(rows)}
     if not len(squares):
-        empty = [member.outputs([], views, device) for member in members]
-        parts = np.concatenate([logits for logits, _ in empty], axis=1), np.stack([f for _, f in empty], axis=1)
-        return Outputs(*parts, np.zeros((0, len(members)), np.int64))
+        empty = [_group_outputs([member], [], views) for member in members]
+        logits = np.concatenate([each for each, _ in empty], axis=2)[:, 0]
+        features = np.concatenate([each for _, each in empty], axis=1)
+        return Outputs(logits, features, np.zeros((0, len(members)), np.int64))
+    most = len(members)
+    answering = [own * (most // len(own)) for own in answering]  # so that all images have as many
     return Outputs(
         np.stack([np.concatenate([found[row, i][0] for i in own]) for row, own in enumerate(answering)]),
         np.stack([np.stack([found[row, i][1] for i in own]) for row, own in enumerate(answering)]),
         np.array(answering, np.int64),
     )
+
+
+def groups_alike(members: Sequence[Member], indices: Sequence[int]) -> list[tuple[int, ...]]:
+    """Those of the members that see the same pictures of an image, together: one graph answers for them."""
+    groups: dict[tuple[object, ...], list[int]] = {}
+    for index in indices:
+        preprocess = members[index].config.preprocess
+        groups.setdefault((members[index].regions, preprocess.size), []).append(index)
+    return [tuple(group) for group in groups.values()]
+
+
+def _group_outputs(
+    group: Sequence[Member], squares: Sequence[NDArray[np.uint8]], views: tuple[View, ...]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Calibrated logits of all views, (N, M, R * V, K), and features, (N, M, C), of N images by M networks alike."""
+    first, count = group[0], len(squares)
+    given = [region for region in first.regions if not count or region < len(squares[0])]
+    size = first.config.preprocess.size
+    pictures = [cut for image in squares for region in given for cut in cut_views(image[region], views, size)]
+    logits, features = first.networks.answers([member.index for member in group], pictures)
+    each = len(given) * len(views)
+    whole = features.reshape(count, each, len(group), features.shape[-1])[:, : len(views)]
+    return logits.reshape(count, each, len(group), logits.shape[-1]).swapaxes(1, 2), whole.mean(axis=1)
 
 
 def novelty_scores(outputs: Outputs, novelty: Sequence[NoveltyStatistics | None]) -> NDArray[np.float64] | None:
@@ -180,18 +163,18 @@ def novelty_scores(outputs: Outputs, novelty: Sequence[NoveltyStatistics | None]
     return np.asarray(total / np.maximum(count, 1))
 
 
-def mean_maps(maps: Sequence[PesiMaps]) -> PesiMaps:
+def mean_maps(maps: Sequence[Maps]) -> Maps:
     """Maps of one picture by M networks, averaged, attention and energy where all have the block; logits (M, K)."""
     if len(maps) == 1:
         return maps[0]
 
-    def mean(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-        return torch.stack([tensor.float() for tensor in tensors]).mean(0)
+    def shared(each: Sequence[Mapping[str, NDArray[np.float32]]]) -> dict[str, NDArray[np.float32]]:
+        return {key: np.mean([one[key] for one in each], axis=0) for key in each[0] if all(key in one for one in each)}
 
-    def shared(name: str) -> dict[str, torch.Tensor]:
-        each: list[dict[str, torch.Tensor]] = [getattr(one, name) for one in maps]
-        return {key: mean([one[key] for one in each]) for key in each[0] if all(key in one for one in each)}
-
-    logits = torch.cat([one.logits for one in maps])
-    features, cam = (mean([getattr(one, name) for one in maps]) for name in ("features", "cam"))
-    return PesiMaps(logits, features, cam, shared("attention"), shared("energy"))
+    return Maps(
+        np.concatenate([one.logits for one in maps]),
+        np.mean([one.features for one in maps], axis=0),
+        np.mean([one.cam for one in maps], axis=0),
+        shared([one.attention for one in maps]),
+        shared([one.energy for one in maps]),
+    )

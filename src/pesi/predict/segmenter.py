@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from pesi.bundle.card import model_card
@@ -22,10 +23,16 @@ from pesi.images.decode import image_size
 from pesi.images.masks import Mask, mask_of_size, unfit_square
 from pesi.images.pixels import ImageSource, pixels
 from pesi.images.regions import Seen
-from pesi.images.transforms import Geometry, Image, normalise, resize, to_tensor
-from pesi.nn.segmenter import PesiSegmenter
-from pesi.predict.device import torch_device
+from pesi.images.transforms import Geometry, Image, resize
+from pesi.predict.runtimes.runtime import Runtime
+from pesi.predict.runtimes.session import Program, Session
 from pesi.predict.sharing import Shared
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from pesi.nn.segmenter import PesiSegmenter
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,8 +103,9 @@ class LesionSegmenter(Shared):
 
     Args:
         config: The bundle's configuration.
-        network: Its network.
+        network: Its network, or what gives it when it is first needed.
         device: Where to compute, such as "cpu" or "cuda"; default: a GPU if there is one.
+        runtime: What runs the network; default: PyTorch as it is. Others run the weights that the config names.
 
     Example:
         >>> segmenter = LesionSegmenter.load("run/bundle")  # doctest: +SKIP
@@ -107,33 +115,105 @@ class LesionSegmenter(Shared):
 
     config: SegmenterConfig
 
-    def __init__(self, config: SegmenterConfig, network: PesiSegmenter, *, device: str | None = None) -> None:
-        self.config = config
-        self.network = network.eval()
-        self.to(device)
+    def __init__(
+        self,
+        config: SegmenterConfig,
+        network: PesiSegmenter | Callable[[], PesiSegmenter],
+        *,
+        device: str | None = None,
+        runtime: Runtime | None = None,
+    ) -> None:
+        self.config, self._given = config, network
+        self._network: PesiSegmenter | None = None
+        self._session: Session | None = None
+        self._set(runtime or Runtime("eager", device=device))
 
     def __repr__(self) -> str:
-        return f"<LesionSegmenter {self.bundle_id}, {self.config.network.encoder}, on {self.device}>"
+        runtime = f"{self.runtime.name} on {self.runtime.place}"
+        return f"<LesionSegmenter {self.bundle_id}, {self.config.network.encoder}, {runtime}>"
+
+    @property
+    def device(self) -> torch.device:
+        """Where PyTorch computes, or would."""
+        return self.runtime.device
+
+    @property
+    def network(self) -> PesiSegmenter:
+        """The network, as PyTorch has it."""
+        if self._network is None:
+            import torch
+
+            from pesi.nn.segmenter import PesiSegmenter
+
+            network = self._given if isinstance(self._given, PesiSegmenter) else self._given()
+            network.eval().to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self._network = network
+        return self._network
 
     def to(self, device: str | torch.device | None) -> Self:
         """Compute on another device from now on; gives itself.
 
         Raises:
-            PesiError: There is no such device here.
+            PesiError: There is no such device here, or not for this runtime.
         """
-        self.device = torch_device(device)
-        self.network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return self._set(self.runtime.on(device))
+
+    def _set(self, runtime: Runtime) -> Self:
+        """Run by this runtime from now on."""
+        self.runtime = runtime
+        self._network, self._session = None, None
+        self._opening = threading.Lock()
         self._latest = threading.local()  # each thread's latest picture, and what the network said of it
         return self
 
     @classmethod
-    def load(cls, folder: str | Path, *, device: str | None = None) -> Self:
+    def load(
+        cls,
+        folder: str | Path,
+        *,
+        device: str | None = None,
+        runtime: str | None = None,
+        precision: str | None = None,
+    ) -> Self:
         """Open a segmenter's bundle.
+
+        Args:
+            folder: Its folder.
+            device, runtime, precision: As for `Classifier.load`.
 
         Raises:
             BundleError: It is missing, damaged, of another kind or version.
+            PesiError: As `Classifier.load`.
         """
-        return cls(*load_segmenter(folder), device=device)._opened_from(folder)
+        return cls._opened(folder, Runtime(runtime, precision, device=device))
+
+    @classmethod
+    def _opened(cls, folder: str | Path, runtime: Runtime) -> Self:
+        if runtime.runs_torch:
+            return cls(*load_segmenter(folder), runtime=runtime)._opened_from(folder)
+        config = SegmenterConfig.read(folder)
+        return cls(config, lambda: load_segmenter(folder).network, runtime=runtime)._opened_from(folder)
+
+    @property
+    def session(self) -> Session:
+        """What runs the network; opened when it is first asked for."""
+        with self._opening:
+            if self._session is None:
+                self._session = self.runtime.session(self._program())
+            return self._session
+
+    def _program(self) -> Program:
+        config = self.config
+        told = config.model_dump(mode="json", include={"network", "preprocess", "weights_sha256"})
+        key = hashlib.sha256(json.dumps(["segmenter", told], sort_keys=True).encode()).hexdigest()
+
+        def module() -> nn.Module:
+            from pesi.predict.runtimes.on_torch import Lesion
+
+            return Lesion([self.network], [(config.preprocess.mean, config.preprocess.std)])
+
+        name = f"the segmenter {self.bundle_id}"
+        return Program(name, key, config.preprocess.size, module, lambda outputs: outputs["probabilities"])
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the bundle.
@@ -246,11 +326,8 @@ class LesionSegmenter(Shared):
                     f"A picture of shape {square.shape} is not square.", "Give (S, S, 3), or use segment()."
                 )
         size = preprocess.size
-        pictures = torch.stack([to_tensor(resize(square, size, size)) for square in squares])
-        with torch.inference_mode():
-            x = normalise(pictures.to(self.device), preprocess.mean, preprocess.std)
-            logits, features = self.network.forward_described(x)
-            return SegmenterOutputs(logits[:, 0].float().sigmoid().cpu().numpy(), features.float().cpu().numpy())
+        found = self.session.run(np.stack([resize(square, size, size) for square in squares]))
+        return SegmenterOutputs(found["probabilities"], found["features"])
 
     def probabilities(self, squares: Sequence[Image] | NDArray[np.uint8]) -> NDArray[np.float32]:
         """Square pictures (N, S, S, 3) -> probability of lesion at the network's size, (N, size, size)."""
@@ -285,7 +362,7 @@ def segment(
         >>> pesi.segment("mole.jpg").mask.mean()  # doctest: +SKIP
     """
     if segmenter is None:
-        segmenter = shipped_segmenter(device=device)
+        segmenter = shipped_segmenter(Runtime(device=device))
     elif not isinstance(segmenter, LesionSegmenter):
         segmenter = LesionSegmenter.from_pretrained(segmenter, device=device)
     return segmenter.segment(image)
@@ -296,8 +373,12 @@ def shipped_segmenter_folder() -> Path | None:
     return shipped_bundle(SEGMENTER)
 
 
-def shipped_segmenter(*, device: str | None = None) -> LesionSegmenter:
-    """The segmenter that comes with the package.
+def shipped_segmenter(runtime: Runtime | None = None, *, device: str | None = None) -> LesionSegmenter:
+    """The segmenter that comes with the package; one for all who ask for it alike.
+
+    Args:
+        runtime: What runs it; default: PyTorch as it is.
+        device: Of that default.
 
     Raises:
         BundleError: This version brings none.
@@ -308,10 +389,11 @@ def shipped_segmenter(*, device: str | None = None) -> LesionSegmenter:
             "This version of pesi-cnn ships no lesion segmenter.",
             "Name one (--bundle RUN/bundle), or train it: pesi segmenter train segmenter-lite0 --data DIR",
         )
-    return _loaded(folder, device)
+    runtime = runtime or Runtime("eager", device=device)
+    return _loaded(folder, runtime.name, runtime.precision, runtime.place if runtime.runs_torch else None)
 
 
-@lru_cache(maxsize=2)
-def _loaded(folder: Path, device: str | None) -> LesionSegmenter:
+@lru_cache(maxsize=3)
+def _loaded(folder: Path, name: str, precision: str, device: str | None) -> LesionSegmenter:
     """One for all who ask: a classifier needs it for the lesion's crop and for the quality gate."""
-    return LesionSegmenter.load(folder, device=device)
+    return LesionSegmenter.load(folder, device=device, runtime=name, precision=precision)

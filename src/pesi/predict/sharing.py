@@ -29,7 +29,14 @@ class Shared(ABC):
 
     @classmethod
     @abstractmethod
-    def load(cls, folder: str | Path, *, device: str | None = None) -> Self:
+    def load(
+        cls,
+        folder: str | Path,
+        *,
+        device: str | None = None,
+        runtime: str | None = None,
+        precision: str | None = None,
+    ) -> Self:
         """Open a bundle's folder."""
 
     @abstractmethod
@@ -43,6 +50,8 @@ class Shared(ABC):
         *,
         revision: str | None = None,
         device: str | None = None,
+        runtime: str | None = None,
+        precision: str | None = None,
         max_bytes: int | None = None,
         endpoint: str | None = None,
         token: str | None = None,
@@ -52,7 +61,7 @@ class Shared(ABC):
         Args:
             name_or_folder: A folder; an installed bundle's name; OWNER/NAME, with or without `hf://`, on the hub.
             revision: Branch, tag or commit on the hub; a commit pins it.
-            device: Where to compute; default: a GPU if there is one.
+            device, runtime, precision: As for `Classifier.load`.
             max_bytes: Refuse to fetch a larger bundle; default `bundle.hub.MAX_BYTES`.
             endpoint: Address of the hub; default HF_ENDPOINT, else the public one.
             token: Of an account that may read it; default the one that `hf auth login` keeps.
@@ -63,7 +72,7 @@ class Shared(ABC):
         folder = pretrained_folder(
             name_or_folder, revision=revision, max_bytes=max_bytes, endpoint=endpoint, token=token
         )
-        return cls.load(folder, device=device)
+        return cls.load(folder, device=device, runtime=runtime, precision=precision)
 
     def push_to_hub(
         self,

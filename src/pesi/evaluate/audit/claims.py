@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from pesi.evaluate.audit.data import AuditData
 from pesi.evaluate.audit.section import Section, block, plain
@@ -80,11 +79,10 @@ def _learned(classifier: Classifier, data: AuditData) -> dict[str, Any] | None:
     if not alphas:
         return None
     energies: dict[str, list[float]] = {}
-    with torch.inference_mode():
-        for image in data.images[:_ENERGY_IMAGES]:
-            for name, energy in classifier.look(image).maps.energy.items():
-                if name in looking[0]:  # the other blocks have no attention
-                    energies.setdefault(name, []).append(float(energy[0]))
+    for image in data.images[:_ENERGY_IMAGES]:
+        for name, energy in classifier.look(image).maps.energy.items():
+            if name in looking[0]:  # the other blocks have no attention
+                energies.setdefault(name, []).append(float(energy[0]))
     return {
         "start": classifier.config.network.options.get("alpha", 0.001),
         "alphas": alphas,
