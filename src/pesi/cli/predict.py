@@ -78,6 +78,8 @@ def predict(
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 16,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ... Default: a GPU if there is one.")] = None,
+    runtime: Annotated[str | None, typer.Option(help="auto (default), eager, compile, onnx or openvino.")] = None,
+    precision: Annotated[str | None, typer.Option(help="float32 (default), bfloat16 or int8, where it is had.")] = None,
     ray: Annotated[
         str | None,
         typer.Option(
@@ -172,7 +174,7 @@ def predict(
         count = len(names)
         lesion_ids = lesion_of_each(lesions, ids, [Path(name) for name in names])
         cases = load_reference(reference) if reference is not None else None
-        members = [load(name, device=device) for name in bundle or (None,)]
+        members = [load(name, device=device, runtime=runtime, precision=precision) for name in bundle or (None,)]
         gates = gates and format_ is Format.table
         work = Work(members, names, sources, ids, lesion_ids, views, gates, cases, batch_size, device, ray)
         place = outputs.journal

@@ -107,6 +107,7 @@ class Work:
             "views": self.views or "of the bundle",
             "gates": str(self.gates),
             "reference set": self.cases.config.features_sha256 if self.cases is not None else "none",
+            "runtime": " + ".join(member.run_by for member in self.members),
             "images": f"{len(self.names)} ({digest.hexdigest()[:16]})",
         }
 

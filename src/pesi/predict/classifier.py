@@ -297,6 +297,7 @@ class Classifier(Predictor, Shared):
             similar=tuple(similar),
             logits=logits,
             thumbnail=thumbnail,
+            runtime=self.run_by,
         )
 
     def malignant_probability(self, probabilities: NDArray[np.float64]) -> NDArray[np.float64] | None:
@@ -362,8 +363,7 @@ class Classifier(Predictor, Shared):
         )
 
     def look(self, source: ImageSource, *, region: int = 0) -> Picture:
-        """One forward pass over a region, unflipped, with class activation and attention maps: of every network that
-        looks at it (`looking_at`), averaged.
+        """A region, unflipped, with the mean maps of every network that looks at it (`looking_at`).
 
         Args:
             source: See `images.pixels`.

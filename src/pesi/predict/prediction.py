@@ -48,6 +48,7 @@ class Prediction:
         seconds: Stage -> seconds spent: "read", "network".
         logits: Of each view, (V, K).
         thumbnail: A small JPEG of what was given in memory; empty for files, which can be looked at.
+        runtime: What ran the networks, and in which precision; "" where that is not told.
     """
 
     image_id: str
@@ -66,6 +67,7 @@ class Prediction:
     similar: tuple[Similar, ...]
     logits: NDArray[np.float32] = field(compare=False)
     thumbnail: bytes = field(default=b"", compare=False)
+    runtime: str = field(default="", compare=False)
 
     @property
     def diagnosis(self) -> str | None:
@@ -93,6 +95,7 @@ class Prediction:
             "verdicts": [verdict.to_dict() for verdict in self.verdicts],
             "views": self.views,
             "bundle": self.bundle_id,
+            "runtime": self.runtime,
             "seconds": {stage: round(value, 4) for stage, value in self.seconds.items()},
         }
 
