@@ -176,7 +176,8 @@ def predict(
         cases = load_reference(reference) if reference is not None else None
         members = [load(name, device=device, runtime=runtime, precision=precision) for name in bundle or (None,)]
         gates = gates and format_ is Format.table
-        work = Work(members, names, sources, ids, lesion_ids, views, gates, cases, batch_size, device, ray)
+        asked = (device, ray, runtime, precision)
+        work = Work(members, names, sources, ids, lesion_ids, views, gates, cases, batch_size, *asked)
         place = outputs.journal
         if resume and file is not None and file.exists() and not (place and place.exists()):
             check_complete(file, work)

@@ -79,6 +79,8 @@ class Work:
     batch_size: int
     device: str | None = None
     ray: str | None = None
+    runtime: str | None = None
+    precision: str | None = None
 
     @property
     def name(self) -> str:
@@ -142,7 +144,7 @@ class Work:
             return name if is_address(name) else str(Path(name).absolute())
 
         bundles = tuple(packed_bundle(member.folder) for member in self.members if member.folder)
-        question = Question(bundles, options, self.device)
+        question = Question(bundles, options, self.device, self.runtime, self.precision)
         images = [(number, anywhere(self.names[number]), self.ids[number]) for number in numbers]
         for number, row in cluster_rows(address, question, images):
             yield number, row | {"path": self.names[number]}

@@ -46,12 +46,15 @@ class Question:
         bundles: Each a bundle's files, name -> bytes: an actor may run where its folder is not.
         options: Of `predict_many`.
         device: Where to compute; a GPU's name asks for one GPU an actor.
+        runtime, precision: As for `Classifier.load`.
         version: Of the package that asks.
     """
 
     bundles: tuple[dict[str, bytes], ...]
     options: dict[str, Any]
     device: str | None
+    runtime: str | None = None
+    precision: str | None = None
     version: str = __version__
 
 
@@ -64,6 +67,7 @@ class Answers:
         torch.set_num_threads(1)
         keep_memory()
         self._predict: Callable[..., Iterator[Any]] | None = None
+        self._folders: list[TemporaryDirectory[str]] = []  # of the bundles, which are read as they are needed
 
     def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Columns number, source, id -> number and row (JSON); number -1: nothing can be answered, and why."""
@@ -85,10 +89,12 @@ class Answers:
             )
         members = []
         for files in question.bundles:
-            with TemporaryDirectory() as folder:
-                for name, data in files.items():
-                    (Path(folder) / name).write_bytes(data)
-                members.append(load(folder, device=question.device))
+            folder = TemporaryDirectory()
+            self._folders.append(folder)
+            for name, data in files.items():
+                (Path(folder.name) / name).write_bytes(data)
+            as_asked = {"runtime": question.runtime, "precision": question.precision}
+            members.append(load(folder.name, device=question.device, **as_asked))
         return (members[0] if len(members) == 1 else Ensemble(members)).predict_many
 
 
