@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +14,13 @@ import pandas as pd
 import pytest
 
 from conftest import write_several
+from pesi.errors import PesiError
 from pesi.explain.maps import explain
 from pesi.predict.classifier import Classifier
+from pesi.predict.runtimes import graphs as graphs_file
+from pesi.predict.runtimes import runtime as runtime_choice
 from pesi.predict.runtimes.runtime import installed
+from pesi.predict.runtimes.session import GraphSession, Program, Session
 from pesi.predict.segmenter import LesionSegmenter, shipped_segmenter_folder
 
 GRAPHS = ("openvino", "onnx")
@@ -121,3 +130,99 @@ def test_images_of_a_fold_are_answered_by_its_networks(
     np.testing.assert_array_equal(found.members, expected.members)
     assert other.outputs([]).logits.shape == several.outputs([]).logits.shape
     assert other.outputs([]).features.shape == several.outputs([]).features.shape
+
+
+@pytest.fixture
+def one_graph(several_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Session]:
+    """Opens the graph of one of the networks, in a cache that holds nothing else."""
+    needs("openvino")
+    monkeypatch.setenv("PESI_CACHE", str(tmp_path))
+
+    def opened() -> Session:
+        return Classifier.load(several_folder, device="cpu", runtime="openvino")._networks.session((0,))
+
+    return opened
+
+
+def test_a_graph_that_is_damaged_or_another_s_is_built_again(
+    one_graph: Callable[[], Session],
+    several: Classifier,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
+    expected = several._networks.session((0,)).run(picture)["logits"]
+    caplog.set_level(logging.INFO, "pesi")
+    one_graph()
+    (file,) = (tmp_path / "graphs").iterdir()
+    whole = file.read_bytes()
+    assert sum("building" in message for message in caplog.messages) == 1
+    caplog.clear()
+    one_graph()
+    assert not caplog.messages, "what is kept is used"
+
+    header = json.loads(whole[len(graphs_file._MAGIC) :].split(b"\n")[0])
+    foreign = json.dumps(header | {"program": "0" * 64}).encode()
+    spoilt = (
+        whole[: len(whole) // 2],  # cut short
+        whole[:-1] + bytes([whole[-1] ^ 1]),  # a bit turned
+        b"",
+        b"something else\n" * 1000,
+        whole.replace(json.dumps(header).encode(), foreign),
+    )
+    for content in spoilt:
+        file.write_bytes(content)
+        caplog.clear()
+        np.testing.assert_allclose(one_graph().run(picture)["logits"], expected, atol=1e-4)
+        assert sum("building" in message for message in caplog.messages) == 1
+        assert len(list((tmp_path / "graphs").iterdir())) == 1
+
+
+def test_a_cache_that_cannot_be_written_is_said(
+    one_graph: Callable[[], Session], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "graphs").write_text("in the way")
+    assert one_graph().run(np.zeros((1, 64, 64, 3), np.uint8))["logits"].shape == (1, 1, 3)
+    assert any("not kept" in message for message in caplog.messages)
+
+
+def test_auto_takes_no_graph_that_changes_answers(
+    several_folder: Path, several: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PESI_CACHE", str(tmp_path))
+    monkeypatch.setattr(runtime_choice, "build", _wrong)
+    auto = Classifier.load(several_folder, device="cpu", runtime="auto")
+    assert auto.run_by == "eager float32"
+
+
+def _wrong(name: str, program: Program, header: dict[str, object], path: Path) -> Session:
+    told = {**header, "outputs": {"logits": [1]}, "measured": {"probability": 0.002, "on": "made up"}}
+    return GraphSession(lambda pictures: [np.zeros((len(pictures), 1), np.float32)], told)
+
+
+def test_what_cannot_be_had_is_said(several_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(problem: str, **asked: str) -> str:
+        with pytest.raises(PesiError, match=problem) as caught:
+            Classifier.load(several_folder, **{"device": "cpu", **asked})
+        return caught.value.cure
+
+    assert "openvino" in refused("Unknown runtime 'openvin'", runtime="openvin")
+    assert "bfloat16" in refused("Unknown precision 'bf16'", precision="bf16")
+    assert "--runtime openvino" in refused("not in int8", runtime="eager", precision="int8")
+    assert "--device cpu" in refused("on the CPU alone", runtime="onnx", device="cuda")
+    assert "float32" in refused("onnx has no bfloat16", runtime="onnx", precision="bfloat16")
+    monkeypatch.setattr(runtime_choice, "installed", lambda name: False)
+    assert "pip install pesi-cnn[onnx]" in refused("onnx is not installed", runtime="onnx")
+    assert "pip install openvino" in refused("openvino is not installed", runtime="openvino")
+
+
+@pytest.mark.slow
+def test_a_kept_graph_answers_without_torch(several_folder: Path, spots: pd.DataFrame, kept: Path) -> None:
+    """PyTorch takes seconds to import: once graphs are there, nothing on the way to an answer may ask for it."""
+    needs("openvino")
+    said = "import sys, pesi; print(pesi.load(sys.argv[1], runtime='openvino').predict(sys.argv[2]).runtime)"
+    heavy = "; print(*sorted({'torch', 'pandas', 'sklearn', 'matplotlib', 'pyarrow'} & {*sys.modules}))"
+    command = [sys.executable, "-c", said + heavy, str(several_folder), spots["path"].iloc[0]]
+    for _ in range(2):  # the first may build
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["openvino float32", ""]

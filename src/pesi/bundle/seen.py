@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pesi.bundle.config import BundleConfig
-from pesi.datasets.splits import id_hash
 
 _BYTES = 5  # of SHA-256: that one of 10,000 other ids is taken for one of 10,000 kept ones has probability 1e-4
 
@@ -45,6 +44,8 @@ def seen_images(config: BundleConfig, image_ids: Sequence[str], *, of: Sequence[
         image_ids: The images.
         of: The whole list that they were drawn from: a bundle that keeps no single ids knows only whole lists.
     """
+    from pesi.datasets.splits import id_hash  # brings pandas along
+
     splits: Mapping[str, Any] = config.provenance.get("splits", {})
     whole = id_hash(image_ids if of is None else of)
     val = splits.get("val", {})

@@ -166,9 +166,6 @@ def fill(journal: Journal, work: Work, outputs: Outputs, show: bool) -> int:
     """Predict what the journal lacks; returns how many pictures could not be drawn."""
     from tqdm import tqdm
 
-    from pesi.cli.explain import draw_explanation
-    from pesi.explain.gallery import gallery_pictures
-
     left = journal.missing(len(work.names))
     missing = set(left)
     done = [number for number in range(len(work.names)) if number not in missing]
@@ -186,9 +183,13 @@ def fill(journal: Journal, work: Work, outputs: Outputs, show: bool) -> int:
                 try:
                     source = work.picture(number) if outputs.overlay or outputs.gallery else b""
                     if outputs.overlay is not None and not result.no_result:
+                        from pesi.cli.explain import draw_explanation  # matplotlib is slow to import
+
                         target = outputs.overlay / f"{result.image_id}-explained.png"
                         draw_explanation(classifier, source, target, prediction=result)
                     if outputs.gallery is not None:
+                        from pesi.explain.gallery import gallery_pictures
+
                         row["pictures"] = gallery_pictures(classifier, source, class_name=result.most_probable)
                 except (OSError, PesiError) as error:
                     failed += 1
@@ -202,7 +203,6 @@ def fill(journal: Journal, work: Work, outputs: Outputs, show: bool) -> int:
 
 def write(journal: Journal, work: Work, outputs: Outputs) -> tuple[str, int]:
     """Write the outputs; returns the summary, and how many images could not be read."""
-    from pesi.explain.gallery import gallery_order, write_gallery
     from pesi.files import write_text
     from pesi.predict.lesions import lesion_answers, write_lesions
     from pesi.predict.tables import isic2017_submission, summary, write_rows
@@ -219,6 +219,8 @@ def write(journal: Journal, work: Work, outputs: Outputs) -> tuple[str, int]:
         answers = lesion_answers(work.rows(journal), work.levels, work.members[0].malignant_probability)
         write_lesions(outputs.lesions, answers, work.classes)
     if outputs.gallery is not None:
+        from pesi.explain.gallery import gallery_order, write_gallery
+
         keys = {number: gallery_order(row) for number, row in enumerate(work.rows(journal))}
         write_gallery(
             outputs.gallery,

@@ -9,9 +9,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
-from sklearn.model_selection import StratifiedGroupKFold
 
 from pesi.datasets.leaks import LeakReport, leak_report
 from pesi.datasets.records import SPLITS
@@ -99,6 +96,8 @@ def folds(records: pd.DataFrame, *, k: int = 5, seed: int = 0, clusters: pd.Seri
             f"{groups[rows.index].nunique()} patients or lesions with a diagnosis cannot be divided into {k} folds.",
             "Choose at least 2 folds, and no more than there are patients or lesions.",
         )
+    from sklearn.model_selection import StratifiedGroupKFold  # slow to import
+
     splitter = StratifiedGroupKFold(n_splits=k, shuffle=True, random_state=seed)
     result = pd.Series(pd.NA, index=records.index, dtype="Int64", name="fold")
     try:
@@ -128,6 +127,9 @@ def group_ids(records: pd.DataFrame, clusters: pd.Series | None = None) -> pd.Se
         edges.append((known, codes[known] + nodes))
         nodes += len(values)
     rows, columns = (np.concatenate(ends) for ends in zip(*edges, strict=True))
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
     graph = coo_matrix((np.ones(len(rows), dtype=bool), (rows, columns)), shape=(nodes, nodes))
     labels = pd.Series(connected_components(graph, directed=False)[1][:count], index=records.index)
     return records["image_id"].groupby(labels).transform("min").rename("group")

@@ -11,7 +11,6 @@ from typing import Any
 
 from pesi.datasets.image_files import is_image, is_system_folder
 from pesi.datasets.inputs import distinct_ids, image_files
-from pesi.datasets.readers.csv_file import read_csv
 from pesi.errors import DataError, ImageError
 
 LISTS = (".csv", ".tsv", ".parquet")
@@ -96,6 +95,8 @@ def _of_list(text: str) -> list[str]:
         elif is_address(text):
             raise DataError(f"{text} is a .csv in a store.", "Take a .parquet list, or copy it here.")
         else:
+            from pesi.datasets.readers.csv_file import read_csv  # brings pandas along
+
             rows = [dict(row.values) for row in read_csv(Path(text))]
     except DataError:
         raise

@@ -9,7 +9,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, model_validator
-from scipy.optimize import minimize, minimize_scalar
 from scipy.special import expit, log_expit, log_softmax, logsumexp, softmax
 
 Floats = NDArray[np.float64]
@@ -105,6 +104,8 @@ def fit_temperature(logits: Floats, targets: Floats, head: str, *, on: str) -> T
         on: What the data were, for the record.
     """
 
+    from scipy.optimize import minimize_scalar  # slow to import, and only to fit
+
     def cost(log_t: float) -> float:
         return negative_log_likelihood(logits, targets, head, float(np.exp(log_t)))
 
@@ -144,6 +145,8 @@ def fit_vector_scaling(logits: Floats, targets: Floats, head: str, *, on: str) -
         return value + ridge * float(away @ away) / 2, gradient
 
     bounds = [(0.0, None)] * classes + [(None, None)] * classes
+    from scipy.optimize import minimize
+
     found = np.asarray(minimize(cost, identity, jac=True, method="L-BFGS-B", bounds=bounds).x)
     before = negative_log_likelihood(z, targets, head, 1.0)
     after = negative_log_likelihood(z * found[:classes] + found[classes:], targets, head, 1.0)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from pesi.errors import BundleError, DataError
 from pesi.files import whole_file
@@ -167,7 +167,7 @@ def novelty_threshold(scores: Mapping[str, Floats], *, refused_share: float = RE
                 f"Give at least {FEWEST_HELD_OUT}.",
             )
         logs = np.log(values)
-        limits.append(float(np.exp(logs.mean() + norm.isf(refused_share) * logs.std(ddof=1))))
+        limits.append(float(np.exp(logs.mean() - ndtri(refused_share) * logs.std(ddof=1))))
     if not limits:
         raise DataError("A novelty threshold needs held-out images.", "Give the validation images.")
     return max(limits)

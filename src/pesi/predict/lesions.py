@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
-from pesi.datasets.readers.csv_file import read_csv
 from pesi.decide.triage import TriageLevel, triage_of
 from pesi.errors import DataError
 from pesi.files import whole_file, write_json, write_text
@@ -36,6 +34,8 @@ def lesions_by_table(table: str | Path, image_ids: Sequence[str], paths: Sequenc
     Raises:
         DataError: The table cannot be read or lacks a column, gives one image two lesions, or knows none of the images.
     """
+    from pesi.datasets.readers.csv_file import read_csv  # brings pandas along
+
     rows = read_csv(Path(table), needed=["lesion_id"])
     column = next((name for name in ("image_id", "image", "isic_id") if rows and name in rows[0].values), None)
     if column is None:
@@ -137,6 +137,8 @@ def write_lesions(path: str | Path, lesions: Sequence[Row], classes: Sequence[st
             "no_result",
             "bundle",
         ]
+        import pandas as pd
+
         frame = pd.DataFrame([lesion | lesion["probabilities"] for lesion in lesions], columns=columns)
         with whole_file(path) as temporary:
             if suffix == ".csv":

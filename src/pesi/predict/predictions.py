@@ -5,9 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import Any, Literal, overload
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from pesi.errors import ImageError, SourceError
 from pesi.images.pixels import ImageSource
@@ -15,6 +13,9 @@ from pesi.predict.notebook import cards_html
 from pesi.predict.prediction import Prediction, Refusal
 from pesi.predict.sources import many_sources, source_ids
 from pesi.predict.tables import prediction_frame
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _SHOWN = 24  # cards in a notebook: some 10 kB each
 
@@ -157,4 +158,6 @@ class Predictor(ABC):
 
 def probability_table(predictions: Iterable[Prediction]) -> pd.DataFrame:
     """Predictions as a frame: `image_id`, then one probability a class."""
+    import pandas as pd
+
     return pd.DataFrame([{"image_id": p.image_id, **p.probabilities} for p in predictions])

@@ -6,9 +6,9 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
@@ -20,6 +20,9 @@ from pesi.files import remove_file, whole_file, write_text
 from pesi.images.pixels import ImageSource
 from pesi.predict.classifier import Classifier
 from pesi.predict.prediction import Refusal, Similar
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 REFERENCE, FEATURES = "reference.json", "features.safetensors"
 FORMAT_VERSION = 1
@@ -197,6 +200,8 @@ def build_reference(
         ImageError: An image cannot be read, and `refused` is None.
         StorageError: The system refused to write.
     """
+    import pandas
+
     labelled = records[records["diagnosis"].notna()]
     cases: list[ReferenceCase] = []
     features: list[NDArray[np.float32]] = []
@@ -211,7 +216,7 @@ def build_reference(
                     raise
                 refused(Refusal(str(image_id), str(path), error.problem, error.cure))
                 continue
-            lesion = None if lesion_id is None or pd.isna(lesion_id) else str(lesion_id)
+            lesion = None if lesion_id is None or pandas.isna(lesion_id) else str(lesion_id)
             cases.append(
                 ReferenceCase(image_id=str(image_id), diagnosis=str(diagnosis), path=str(path), lesion_id=lesion)
             )

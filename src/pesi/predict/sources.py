@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
-
-import pandas as pd
 
 from pesi.datasets.inputs import image_files, image_ids
 from pesi.errors import SourceError
@@ -25,7 +24,8 @@ def many_sources(images: Any) -> list[ImageSource] | Iterator[ImageSource] | Non
         return list(image_files([Path(images)]))
     if is_source(images):
         return None
-    if isinstance(images, Mapping | pd.DataFrame) or not isinstance(images, Iterable):
+    tables = tuple(pandas.DataFrame for pandas in [sys.modules.get("pandas")] if pandas is not None)
+    if isinstance(images, (Mapping, *tables)) or not isinstance(images, Iterable):
         raise SourceError(f"A {type(images).__name__} is no image.", f"{TAKEN} Or a list of these, or a folder.")
     found = chain.from_iterable(_checked(number, image) for number, image in enumerate(images))
     return found if isinstance(images, Iterator) else list(found)

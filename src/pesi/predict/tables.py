@@ -9,16 +9,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from pesi.datasets.readers.csv_file import read_csv
 from pesi.errors import DataError
 from pesi.files import check_ending, utf8, whole_file
 from pesi.predict.prediction import Prediction, Refusal
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SUFFIXES: tuple[str, ...] = (".csv", ".json", ".jsonl", ".parquet")
 ISIC2017_COLUMNS: tuple[str, ...] = ("melanoma", "seborrheic_keratosis")
@@ -63,6 +61,9 @@ def write_rows(path: str | Path, rows: Iterable[Row], classes: Sequence[str]) ->
     suffix = Path(path).suffix.lower()
     with whole_file(path) as temporary:
         if suffix == ".parquet":
+            import pyarrow as pa
+            import pyarrow.parquet as pq
+
             writer = None
             for frame in _frames(rows, classes):
                 numbers = {*classes, "malignant"}
@@ -112,6 +113,8 @@ def _beside(rows: Sequence[Row], classes: Sequence[str]) -> list[str]:
 
 
 def _frame(rows: Sequence[Row], classes: Sequence[str], beside: Sequence[str]) -> pd.DataFrame:
+    import pandas as pd
+
     frame = pd.DataFrame([_table_row(row) for row in rows], columns=["image", *classes, *beside])
     return frame.astype(dict.fromkeys([*classes, "malignant"], float))
 
@@ -279,6 +282,8 @@ def read_predictions(path: str | Path, classes: Sequence[str] | None = None) -> 
             found = {name: _probability(values.get(name), f"{path}, {where}, column {name}") for name in names}
             rows.append({"image_id": str(values[key]), **found})
     bundles = frozenset(str(values["bundle"]) for _, values in entries if values.get("bundle"))
+    import pandas as pd
+
     return ReadPredictions(pd.DataFrame(rows, columns=["image_id", *names]), reasons, bundles)
 
 
@@ -292,6 +297,8 @@ def _entries(path: Path) -> list[tuple[str, Row]]:
     suffix = path.suffix.lower()
     try:
         if suffix == ".parquet":
+            import pyarrow.parquet as pq
+
             return [(f"row {i + 1}", row) for i, row in enumerate(pq.read_table(path).to_pylist())]
         if suffix in (".json", ".jsonl"):
             text = path.read_text(encoding="utf-8")
@@ -300,6 +307,8 @@ def _entries(path: Path) -> list[tuple[str, Row]]:
             return [(f"entry {i + 1}", _flat(row)) for i, row in enumerate(found)]
     except (ValueError, OSError, AttributeError, TypeError, KeyError) as error:  # pyarrow's are ValueErrors
         raise DataError(f"{path} cannot be read as predictions: {error}", "Write it again: pesi predict.") from error
+    from pesi.datasets.readers.csv_file import read_csv  # brings pandas along
+
     return [(f"row {row.number}", row.values) for row in read_csv(path)]
 
 

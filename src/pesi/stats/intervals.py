@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq
 from scipy.special import betaincinv
 
 from pesi.stats.metrics import weighted_mean
@@ -172,6 +171,8 @@ def _newcombe_low(area: float, positives: int, negatives: int) -> float:
     if area == 0:
         return 0.0
     # For an area of 1, excess(1) = 0 too: the wanted root is the other one, where 1 - bound outgrows its square root.
+    from scipy.optimize import brentq  # slow to import
+
     return float(brentq(excess, 0.0, min(area, 1 - 1e-9)))
 
 

@@ -81,7 +81,7 @@ class Runtime:
         self.name, self.precision = name, precision
         self._wanted = None if device is None else str(device)
         self._device: torch.device | None = None
-        if name in ("eager", "compile") or self._wanted not in (None, "cpu"):
+        if name in ("eager", "compile") or (name == "auto" and self._wanted not in (None, "cpu")):
             _ = self.device  # a name that is none must be told at once
         self._candidates = tuple(self._chosen())
 
