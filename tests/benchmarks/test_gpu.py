@@ -239,13 +239,15 @@ def test_what_cannot_be_taken_home_is_told(tmp_path: Path) -> None:
         transfer.unpack([archive], tables=tmp_path, work=tmp_path)
 
 
-def test_a_part_has_room_beside_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
-    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=BENCHMARKS, capture_output=True, text=True)
-    if tracked.returncode:
-        pytest.skip("no repository")
-    whole = sum((BENCHMARKS / name).stat().st_size for name in tracked.stdout.split("\0") if name)
-    assert transfer.part_size() <= transfer.TREE - whole
-    monkeypatch.setattr(transfer, "TREE", whole)
+def test_a_part_has_room_beside_the_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, size in (("tracked", 3_000_000), ("new", 2_000_000), ("left", 1_000_000)):
+        (tmp_path / name).write_bytes(bytes(size))
+    (tmp_path / ".gitignore").write_text("left\n")
+    for command in (["init", "-q"], ["add", "tracked", ".gitignore"]):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+    monkeypatch.setattr(transfer, "REPOSITORY", tmp_path)
+    assert transfer.part_size() == transfer.TREE - transfer.SPARE - 5_000_005
+    monkeypatch.setattr(transfer, "TREE", 6_000_000)
     with pytest.raises(transfer.TransferError, match="The repository's own files"):
         transfer.part_size()
 

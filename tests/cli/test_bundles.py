@@ -30,18 +30,24 @@ def varied(folder: Path, **values: object) -> InstalledBundle:
     return InstalledBundle(folder.name, folder, "clinic-bundles", "1.2")
 
 
+def free() -> tuple[InstalledBundle, ...]:
+    """What comes with pesi-cnn itself, whatever else is installed here."""
+    return tuple(bundle for bundle in installed_bundles().bundles if bundle.distribution == "pesi-cnn")
+
+
 @pytest.fixture
 def also(monkeypatch: pytest.MonkeyPatch):
     """Have these installed too."""
 
     def add(*bundles: InstalledBundle, problems: tuple[str, ...] = ()) -> None:
-        found = Installed((*installed_bundles().bundles, *bundles), problems)
+        found = Installed((*free(), *bundles), problems)
         monkeypatch.setattr(installed, "installed_bundles", lambda: found)
 
     return add
 
 
-def test_the_shipped_ones() -> None:
+def test_the_shipped_ones(also) -> None:
+    also()
     said = run().stdout
     for name in ("isic2017", "lesion-segmenter"):
         assert f"\n{name}\n" in f"\n{said}"

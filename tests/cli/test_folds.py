@@ -111,7 +111,7 @@ def test_what_cannot_be_divided_is_refused_before_anything_is_made(spots, tmp_pa
         run(*refused(patients, "--folds", 5))
     with pytest.raises(DataError, match="No division into 15 folds"):  # 14 images of each diagnosis
         run(*refused(spots, "--folds", 15))
-    with pytest.raises(RecipeError, match="trains in one process"):
+    with pytest.raises(RecipeError, match="of one process"):
         run(*refused(spots, "--folds", 2, "--devices", 2))
     with pytest.raises(DataError, match="0 of 42 images have a diagnosis"):
         run(*refused(spots.assign(diagnosis=None), "--folds", 2))

@@ -67,14 +67,14 @@ def test_it_is_the_mean_of_its_members(member, other, paths):
 def test_views_of_all_members_and_their_weights(member, other, paths):
     ensemble = Ensemble([member, other])
     answer = ensemble.view_probabilities(paths[0])
-    assert answer.probabilities.shape == (10, 3)  # four flips and one, of image and lesion
-    np.testing.assert_array_equal(answer.members, [0] * 8 + [1] * 2)
-    np.testing.assert_allclose(answer.weights, [1 / 16] * 8 + [1 / 4] * 2)
+    assert answer.probabilities.shape == (21, 3)  # two flips of ten networks, and one
+    np.testing.assert_array_equal(answer.members, [0] * 20 + [1])
+    np.testing.assert_allclose(answer.weights, [1 / 40] * 20 + [1 / 2])
     np.testing.assert_allclose(answer.probabilities.sum(1), 1)
-    expected = (answer.probabilities[:8].mean(0) + answer.probabilities[8:].mean(0)) / 2
+    expected = (answer.probabilities[:20].mean(0) + answer.probabilities[20:].mean(0)) / 2
     np.testing.assert_allclose(answer.mean, expected)
-    assert uncertainty_of(answer.probabilities, ensemble.outputs, ensemble.head, answer.weights).samples == 10
-    assert len(ensemble.view_probabilities(paths[0], "single").members) == 4
+    assert uncertainty_of(answer.probabilities, ensemble.outputs, ensemble.head, answer.weights).samples == 21
+    assert len(ensemble.view_probabilities(paths[0], "single").members) == 11
 
 
 def test_each_view_is_calibrated_by_its_own_bundle(other):

@@ -330,7 +330,7 @@ def test_images_and_folds_must_match(spots, tmp_path):
     given = (RunSettings("x"), TASKS["isic2017"])
     with pytest.raises(DataError, match="The image val_011 has no fold"):
         start_folds(two_members(), records, table.iloc[:-1], tmp_path / "run", *given)
-    with pytest.raises(RecipeError, match="trains in one process"):
+    with pytest.raises(RecipeError, match="of one process"):
         start_folds(two_members(), records, table, tmp_path / "run", RunSettings("x", devices=2), TASKS["isic2017"])
     alone = table.assign(fold=(records["diagnosis"] == "MEL").astype(int))
     with pytest.raises(DataError, match="All 12 images with a diagnosis are of the class 'melanoma'"):
