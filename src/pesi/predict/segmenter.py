@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import cv2
 import numpy as np
@@ -143,9 +143,8 @@ class LesionSegmenter(Shared):
         if self._network is None:
             import torch
 
-            from pesi.nn.segmenter import PesiSegmenter
-
-            network = self._given if isinstance(self._given, PesiSegmenter) else self._given()
+            given: Any = self._given
+            network: PesiSegmenter = given if isinstance(given, torch.nn.Module) else given()
             network.eval().to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             self._network = network
         return self._network

@@ -6,7 +6,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,10 +67,8 @@ class Networks:
             if self._made is None:
                 import torch
 
-                from pesi.nn.cnn import PesiCNN
-
-                made = self._make
-                if isinstance(made, PesiCNN):
+                made: Any = self._make
+                if isinstance(made, torch.nn.Module):
                     made = (made,)
                 self._made = tuple(made if isinstance(made, Sequence) else made())
                 for network in self._made:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -45,8 +45,7 @@ class Answers(_OfPictures):
     def forward(self, pictures: Tensor) -> tuple[Tensor, ...]:
         """Pictures (N, S, S, 3) -> the outputs."""
         logits, features = [], []
-        for network, x in zip(self.networks, self.inputs(pictures), strict=True):
-            assert isinstance(network, PesiCNN)
+        for network, x in zip(cast(Sequence[PesiCNN], self.networks), self.inputs(pictures), strict=True):
             pooled = network.forward_head(network.forward_features(x), pre_logits=True)
             logits.append(network.classify(pooled).float())
             features.append(pooled.float())
@@ -71,8 +70,7 @@ class MapsOf(_OfPictures):
     def forward(self, pictures: Tensor) -> tuple[Tensor, ...]:
         """Pictures (N, S, S, 3) -> the outputs."""
         found: list[Tensor] = []
-        for network, x in zip(self.networks, self.inputs(pictures), strict=True):
-            assert isinstance(network, PesiCNN)
+        for network, x in zip(cast(Sequence[PesiCNN], self.networks), self.inputs(pictures), strict=True):
             maps = network.forward_maps(x)
             found += [maps.logits, maps.features, maps.cam, *maps.attention.values(), *maps.energy.values()]
         return tuple(each.float() for each in found)
@@ -86,8 +84,7 @@ class Lesion(_OfPictures):
     def forward(self, pictures: Tensor) -> tuple[Tensor, ...]:
         """Pictures (N, S, S, 3) -> the outputs."""
         (network,), (x,) = self.networks, self.inputs(pictures)
-        assert isinstance(network, PesiSegmenter)
-        logits, features = network.forward_described(x)
+        logits, features = cast(PesiSegmenter, network).forward_described(x)
         return logits[:, 0].float().sigmoid(), features.float()
 
 
