@@ -144,8 +144,8 @@ class LesionSegmenter(Shared):
             import torch
 
             given: Any = self._given
-            network: PesiSegmenter = given if isinstance(given, torch.nn.Module) else given()
-            network.eval().to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            network: Any = given if isinstance(given, torch.nn.Module) else given()
+            network.eval().to(self.device).to(memory_format=torch.channels_last)
             self._network = network
         return self._network
 
