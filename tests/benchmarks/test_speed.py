@@ -25,6 +25,7 @@ import subjects
 from paired import Figure, Subject
 
 
+@pytest.mark.slow
 def test_the_quick_form_measures_tiny_networks(tiny_run, tmp_path) -> None:
     out = tmp_path / "measured.csv"
     command = [sys.executable, BENCHMARKS / "speed" / "measure.py", "--quick", "--threads", 1, "--out", out]
