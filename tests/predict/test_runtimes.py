@@ -208,7 +208,6 @@ def test_what_cannot_be_had_is_said(several_folder: Path, monkeypatch: pytest.Mo
 
     assert "openvino" in refused("Unknown runtime 'openvin'", runtime="openvin")
     assert "bfloat16" in refused("Unknown precision 'bf16'", precision="bf16")
-    assert "--runtime openvino" in refused("not in int8", runtime="eager", precision="int8")
     assert "--device cpu" in refused("on the CPU alone", runtime="onnx", device="cuda")
     assert "float32" in refused("onnx has no bfloat16", runtime="onnx", precision="bfloat16")
     monkeypatch.setattr(runtime_choice, "installed", lambda name: False)

@@ -17,7 +17,7 @@ from pesi.machine import thread_count
 if TYPE_CHECKING:
     from torch import nn
 
-PRECISIONS = ("float32", "int8")  # on x86 it computes nothing in bfloat16
+PRECISIONS = ("float32",)  # on x86 it computes nothing in bfloat16
 
 
 def version() -> str:
@@ -25,9 +25,7 @@ def version() -> str:
     return installed_version("onnxruntime")
 
 
-def convert(
-    module: nn.Module, size: int, stem: Path, *, precision: str, calibration: NDArray[np.uint8] | None
-) -> list[Path]:
+def convert(module: nn.Module, size: int, stem: Path) -> list[Path]:
     """See `session.Backend`."""
     import torch
 

@@ -17,7 +17,7 @@ from pesi.machine import thread_count
 if TYPE_CHECKING:
     from torch import nn
 
-PRECISIONS = ("float32", "bfloat16", "int8")
+PRECISIONS = ("float32", "bfloat16")
 
 
 def version() -> str:
@@ -25,9 +25,7 @@ def version() -> str:
     return installed_version("openvino")
 
 
-def convert(
-    module: nn.Module, size: int, stem: Path, *, precision: str, calibration: NDArray[np.uint8] | None
-) -> list[Path]:
+def convert(module: nn.Module, size: int, stem: Path) -> list[Path]:
     """See `session.Backend`."""
     import openvino as ov
     import torch

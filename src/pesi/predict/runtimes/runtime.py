@@ -33,7 +33,7 @@ RUNTIMES: dict[str, str] = {
     "onnx": "ONNX Runtime",
     "openvino": "OpenVINO",
 }
-PRECISIONS = ("float32", "bfloat16", "int8")
+PRECISIONS = ("float32", "bfloat16")
 TOLERANCE = 1e-3  # the most by which `auto` may change a probability
 SMALLEST = 48  # pixels, of a drawn lesion
 
@@ -138,17 +138,8 @@ class Runtime:
             yield name
         elif name == "auto" and not elsewhere:
             yield from (each for each in _GRAPHS if installed(each) and precision in backend(each).PRECISIONS)
-        if name not in _GRAPHS and precision != "int8":
+        if name not in _GRAPHS:
             yield name if name == "compile" else "eager"
-        elif (
-            precision == "int8"
-            and name not in _GRAPHS
-            and (elsewhere or name != "auto" or not any(map(installed, _GRAPHS)))
-        ):
-            raise PesiError(
-                f"PyTorch runs these networks in float32 and bfloat16, not in {precision}.",
-                "Name another runtime: --runtime openvino (pip install openvino).",
-            )
 
     def _on_gpu(self) -> bool:
         """Whether there is a GPU that PyTorch knows; asks it only where there may be one, for to import it is slow."""
@@ -231,7 +222,7 @@ def build(name: str, program: Program, header: Mapping[str, Any], path: Path) ->
     library, module, precision = backend(name), program.module(), header["precision"]
     plain = TorchSession(module, cpu(), precision="float32", compiled=False)
     with tempfile.TemporaryDirectory() as folder:
-        files = library.convert(module, program.size, Path(folder) / "graph", precision=precision, calibration=None)
+        files = library.convert(module, program.size, Path(folder) / "graph")
         compiled, data = library.compile(files[0], precision=precision)
     outputs = {key: list(values.shape[1:]) for key, values in plain.run(_pictures(program.size)[:1]).items()}
     told = {**header, "outputs": outputs, "measured": {}}

@@ -59,17 +59,13 @@ class Backend(Protocol):
         """Of the library; ImportError where it is not installed."""
         ...
 
-    def convert(
-        self, module: nn.Module, size: int, stem: Any, *, precision: str, calibration: NDArray[np.uint8] | None
-    ) -> list[Any]:
+    def convert(self, module: nn.Module, size: int, stem: Any) -> list[Any]:
         """Write a module as the library's graph beside `stem`, and give the files, the first to be named to `compile`.
 
         Args:
             module: See `Program.module`.
             size: Side of its pictures.
             stem: Path of the files, without their endings.
-            precision: Of the arithmetic.
-            calibration: Pictures (N, S, S, 3) whose activations set the ranges of int8.
         """
         ...
 
