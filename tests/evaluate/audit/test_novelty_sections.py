@@ -25,6 +25,7 @@ from pesi.evaluate.outliers import drawn_outliers, packaged_outliers
 from pesi.predict import classifier as classifier_module
 from pesi.predict.classifier import Classifier
 from pesi.predict.gate import shipped_gate
+from pesi.predict.runtimes.runtime import Runtime
 from pesi.predict.segmenter import shipped_segmenter
 
 OPTIONS = AuditOptions(replicates=50, stress_images=24)
@@ -134,17 +135,17 @@ def test_files_that_are_gone_are_judged_by_their_squares_and_counted(
 def test_the_gate_s_segmenter_computes_where_the_classifier_does(
     data: AuditData, classifier: Classifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    devices: list[str | None] = []
+    places: list[str] = []
     load = classifier_module.shipped_segmenter
 
-    def shipped_segmenter(*, device: str | None = None) -> object:
-        devices.append(device)
-        return load(device=device)
+    def shipped_segmenter(runtime: Runtime) -> object:
+        places.append(runtime.place)
+        return load(runtime)
 
     monkeypatch.setattr(classifier_module, "shipped_segmenter", shipped_segmenter)
     monkeypatch.setattr(quality, "DEGRADATIONS", {"darker": ("share of the light", (1.0,), scaled)})
     quality_section(data.take(np.arange(3)), classifier, options=OPTIONS)
-    assert set(devices) == {"cpu"}
+    assert set(places) == {"cpu"}
 
 
 def test_an_undegraded_copy_has_the_classifier_s_own_auc(
