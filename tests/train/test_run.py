@@ -158,7 +158,8 @@ def test_a_moved_run_remembers_its_best_epoch(tmp_path, spots):
     with pytest.raises(RuntimeError, match="cut"):
         run_training(tmp_path / "cut", show_progress=False, callbacks=(_Spoil(), _Cut()))
     (tmp_path / "cut").rename(tmp_path / "moved")
-    assert run_training(tmp_path / "moved", show_progress=False, callbacks=(_Spoil(),)) == result
+    moved = run_training(tmp_path / "moved", show_progress=False, callbacks=(_Spoil(),))
+    assert moved | {"peak_memory": None} == result | {"peak_memory": None}
     assert fingerprint(tmp_path / "moved") == fingerprint(tmp_path / "whole")
     assert not (tmp_path / "cut").exists()
 
