@@ -33,6 +33,7 @@ from pesi.taxonomy import TASKS
 from pesi.train.callbacks import MovableCheckpoint, RunProgress, WholeCheckpoints, read_checkpoint_file
 from pesi.train.classification import ClassifierRun
 from pesi.train.dataset import ValidationPictures
+from pesi.train.environment import environment
 from pesi.train.folder import RunSettings
 from pesi.train.recipe import load_recipe
 from pesi.train.run import _stopped_early, open_run, run_training, start_run
@@ -462,3 +463,11 @@ def test_the_bundle_keeps_how_it_was_made(tiny_run):
     values = [level.at_least for level in config.triage]
     assert values == sorted(values, reverse=True)
     assert values[-1] == 0
+
+
+@pytest.mark.parametrize(("argument", "kept"), [("train", "train"), ("/home/me/tables/members.toml", "members.toml")])
+def test_a_bundle_tells_nothing_of_the_machine_s_folders(monkeypatch, argument, kept):
+    monkeypatch.setattr(sys, "argv", ["/home/me/run.py", argument, "/home/me/images"])
+    told = environment(threads=1)
+    assert told["arguments"] == [kept]
+    assert "/home/me" not in json.dumps(told)

@@ -31,7 +31,8 @@ def environment(threads: int) -> dict[str, Any]:
         "cpu_cores": os.cpu_count(),
         "threads": threads,
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "arguments": sys.argv[1:2],  # the verb; the rest may hold a user's paths and stands in run.json
+        # The verb, or a table without its folder; the rest may hold a user's paths and stands in run.json.
+        "arguments": [Path(argument).name for argument in sys.argv[1:2]],
     }
 
 
