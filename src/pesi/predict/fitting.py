@@ -61,14 +61,17 @@ def network_outputs(
         progress: Called with (done, total).
         batch_size: Images at a time.
     """
+    own = [None] * count if folds is None else list(folds)
+    # Fold by fold: a batch of five folds would be five small ones.
+    order = sorted(range(count), key=lambda i: -1 if (fold := own[i]) is None else fold)
     batches = []
     for start in range(0, count, batch_size):
-        end = min(start + batch_size, count)
-        own = None if folds is None else folds[start:end]
-        batches.append(classifier.outputs([squares(i) for i in range(start, end)], folds=own))
+        batch = order[start : start + batch_size]
+        batches.append(classifier.outputs([squares(i) for i in batch], folds=[own[i] for i in batch]))
         if progress:
-            progress(end, count)
-    return Outputs(*(np.concatenate(parts) for parts in zip(*batches, strict=True)))
+            progress(start + len(batch), count)
+    back = np.argsort(order)
+    return Outputs(*(np.concatenate(parts)[back] for parts in zip(*batches, strict=True)))
 
 
 def fit_decisions(
