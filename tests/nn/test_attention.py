@@ -143,3 +143,17 @@ def test_without_relu_the_tail_is_linear_and_its_gradient_exact(relu):
     y = attend(o, s, alpha, "spatial", 0.8, relu=False)
     assert bool((y < 0).any())
     torch.testing.assert_close(attend(o, s, alpha, "spatial", 0.8, relu=True), y.relu())
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e4, -1e4])
+def test_a_graph_gives_a_softmax_without_a_maximum(scale):
+    """Equal to the formula within +-70; beyond, still weights that sum to 1."""
+    o, s = scale + 5 * torch.randn(2, 3, 6, 7), torch.randn(2, 3, 6, 7)
+
+    def both(o, s):
+        return attention_map(o, "spatial"), attend(o, s, torch.tensor([0.7]), "spatial")
+
+    m, y = torch.jit.trace(both, (o, s), check_trace=False)(o, s)
+    torch.testing.assert_close(m.sum((2, 3)), torch.ones(2, 3))
+    if scale == 1.0:
+        torch.testing.assert_close((m, y), both(o, s))

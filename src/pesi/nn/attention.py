@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pesi.nn.fused import Branch, attention_residual, kernels_for
+from pesi.nn.fused import Branch, attention_residual, kernels_for, records_graph
 from pesi.nn.kernels import HALF, Settings
 
 FORMS: dict[str, str] = {
@@ -26,6 +26,9 @@ FORMS: dict[str, str] = {
 # M is about 1/HW or 1/C: added to the stream in bfloat16 (8 bits of mantissa) it would round away. `spatial-mean1`
 # would survive, but is faster in float32, where the fused operation serves it.
 FLOAT32_FORMS = frozenset({"spatial", "spatial-mean1", "channel"})
+
+# e^70 times a million positions is below float32's largest value, e^-70 above its smallest.
+_GRAPH_LIMIT = 70.0
 
 
 def attention_map(o: Tensor, form: str, temperature: float = 1.0) -> Tensor:
@@ -58,8 +61,11 @@ def has_map(form: str) -> bool:
 
 
 def _softmax(z: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """Softmax over several dimensions, without the copy that flattening a channels_last tensor costs."""
-    e = torch.exp(z - z.amax(dims, keepdim=True))
+    """Softmax over several dimensions, without the copy that flattening a channels_last tensor costs.
+
+    A graph is spared the pass for the maximum: there values beyond +-70, which no batch norm gives, count as +-70.
+    """
+    e = torch.exp(z.clamp(-_GRAPH_LIMIT, _GRAPH_LIMIT) if records_graph() else z - z.amax(dims, keepdim=True))
     return e / e.sum(dims, keepdim=True)
 
 

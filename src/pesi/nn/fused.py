@@ -51,12 +51,17 @@ def implementation(name: Implementation) -> Iterator[None]:
         _IMPLEMENTATION.reset(token)
 
 
+def records_graph() -> bool:
+    """Whether torch.compile, export or tracing makes a graph of what is called."""
+    return torch.compiler.is_compiling() or bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
+
+
 def kernels_for(o: Branch, s: Branch) -> Kernels | None:
     """What computes the operation for these maps here; None: torch's own operations, one by one.
 
-    Those also wherever a graph is recorded (torch.compile, export, tracing), and where there is nothing to compute.
+    Those also wherever a graph is recorded, and where there is nothing to compute.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+    if records_graph():
         return None
     name, device = _IMPLEMENTATION.get(), o.z.device.type
     if name == "plain" or o.z.shape != s.z.shape or not o.z.numel():
