@@ -1,6 +1,6 @@
 """`python -m pesi`: the same as `pesi`."""
 
-from pesi.cli.app import main
+from pesi.cli.app import command
 
 if __name__ == "__main__":
-    main()
+    command()

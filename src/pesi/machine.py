@@ -51,8 +51,9 @@ def tune_threads() -> None:
     """Set the environment of a command's arithmetic, where the user has not; before torch is first imported.
 
     As many threads as `available_cores`, and such that give their core away while they wait: with a spinning wait,
-    torch crawls as soon as another program wants a core.
+    torch crawls as soon as another program wants a core. NumPy's own products are small, and its threads spin.
     """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     os.environ["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", "").strip() or str(available_cores())
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 

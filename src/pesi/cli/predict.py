@@ -156,7 +156,6 @@ def predict(
     with stoppable(kept), ExitStack() as stack:
         from pesi.predict.journal import Journal
         from pesi.predict.loading import load
-        from pesi.predict.similar import load_reference
         from pesi.predict.tables import check_output
 
         for path in (file, lesions_out):
@@ -173,7 +172,11 @@ def predict(
                 raise DataError(what, "A submission names each image once, by its file's name.")
         count = len(names)
         lesion_ids = lesion_of_each(lesions, ids, [Path(name) for name in names])
-        cases = load_reference(reference) if reference is not None else None
+        cases = None
+        if reference is not None:
+            from pesi.predict.similar import load_reference
+
+            cases = load_reference(reference)
         members = [load(name, device=device, runtime=runtime, precision=precision) for name in bundle or (None,)]
         gates = gates and format_ is Format.table
         asked = (device, ray, runtime, precision)

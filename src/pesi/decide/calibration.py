@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, model_validator
-from scipy.special import expit, log_expit, log_softmax, logsumexp, softmax
+
+from pesi.stats.logistic import expit, log_expit, log_softmax, logsumexp, softmax
 
 Floats = NDArray[np.float64]
 

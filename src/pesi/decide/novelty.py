@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
-from scipy.special import ndtri
 
 from pesi.errors import BundleError, DataError
 from pesi.files import whole_file
@@ -159,6 +158,8 @@ def novelty_threshold(scores: Mapping[str, Floats], *, refused_share: float = RE
     Raises:
         DataError: A source has too few images.
     """
+    from scipy.special import ndtri  # slow to import, and only to fit
+
     limits = []
     for source, values in scores.items():
         if len(values) < FEWEST_HELD_OUT:

@@ -17,7 +17,6 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel
-from scipy.special import bdtr
 
 from pesi.decide.operating import Criterion, Floats, Interval
 
@@ -64,6 +63,8 @@ def most_failures(count: int, share: float, confidence: float) -> int:
 
     So many k that P(Binomial(count, share) <= k) <= 1 - confidence.
     """
+    from scipy.special import bdtr  # slow to import
+
     return int((bdtr(np.arange(count + 1.0), count, share) <= 1 - confidence + _ROUNDING).sum()) - 1
 
 

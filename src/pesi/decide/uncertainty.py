@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import entr
+
+from pesi.stats.logistic import entropy_terms
 
 Floats = NDArray[np.float64]
 
@@ -91,8 +92,8 @@ def entropy(probabilities: Floats, head: str) -> Floats:
     if head == "multiclass":
         if count < 2:
             raise ValueError("A multi-class distribution needs at least two classes.")
-        return np.asarray(entr(p).sum(-1) / np.log(count))
-    return np.asarray((entr(p) + entr(1 - p)).sum(-1) / (count * np.log(2)))
+        return np.asarray(entropy_terms(p).sum(-1) / np.log(count))
+    return np.asarray((entropy_terms(p) + entropy_terms(1 - p)).sum(-1) / (count * np.log(2)))
 
 
 def entropy_split(samples: Floats, head: str, weights: Floats | None = None) -> EntropySplit:

@@ -17,10 +17,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pesi.errors import ImageError
 from pesi.images.camera import Camera, draw_camera, taken_by
-from pesi.synthetic.artefacts import RATES, Artefacts, render_artefacts
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from pesi.synthetic.artefacts import Artefacts
 
 Geometry = Literal["squeeze", "center_crop", "pad"]
 Image = NDArray[np.uint8]
@@ -198,6 +199,8 @@ _MOST_KINDS = 3
 
 
 def _some_artefacts(rng: np.random.Generator) -> Artefacts:
+    from pesi.synthetic.artefacts import RATES, Artefacts  # slow to import
+
     kinds = rng.choice(list(RATES), size=int(rng.integers(1, _MOST_KINDS + 1)), replace=False)
     return Artefacts(tuple(str(kind) for kind in kinds), int(rng.integers(2**63)))
 
@@ -227,6 +230,8 @@ def augment(image: Image, draw: Draw, size: int) -> Image:
         borderMode=cv2.BORDER_REFLECT_101,
     )
     if draw.artefacts is not None:
+        from pesi.synthetic.artefacts import render_artefacts
+
         field = np.asarray(warped.astype(np.float32) / 255, np.float32)
         render_artefacts(draw.artefacts, field)
         warped = np.round(np.clip(field, 0, 1) * 255).astype(np.uint8)

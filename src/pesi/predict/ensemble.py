@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logit
 
 from pesi.decide.uncertainty import uncertainty_of
 from pesi.errors import BundleError
@@ -15,6 +14,7 @@ from pesi.images.pixels import ImageSource, pixels
 from pesi.predict.classifier import Classifier
 from pesi.predict.prediction import Prediction, Refusal
 from pesi.predict.stream import predict_stream
+from pesi.stats.logistic import logit
 from pesi.taxonomy import Task
 
 Floats = NDArray[np.float64]

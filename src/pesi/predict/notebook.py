@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import cv2
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pesi.errors import ImageError
 from pesi.images.decode import decode_image
@@ -31,6 +30,8 @@ def cards_html(results: Iterable[tuple[Mapping[str, Any], bytes]], total: str | 
         results: `to_dict()` of a Prediction or Refusal, and a thumbnail; where that is empty, the file is looked at.
         total: A line above them.
     """
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # slow to import
+
     environment = Environment(loader=PackageLoader("pesi.predict"), autoescape=True, undefined=StrictUndefined)
     cards = [
         {

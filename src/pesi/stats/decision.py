@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit, logit
 
 from pesi.stats.intervals import bootstrap, share_interval
+from pesi.stats.logistic import expit, logit
 from pesi.stats.metrics import curve, weighted_mean
 
 Floats = NDArray[np.float64]

@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import betaincinv
 
 from pesi.stats.metrics import weighted_mean
 
@@ -147,6 +146,8 @@ def exact_interval(successes: int, trials: int, level: float = 0.95) -> tuple[fl
 
     For independent trials of a rate that was fixed before; (0, 1) for none.
     """
+    from scipy.special import betaincinv  # slow to import
+
     tail, failed = (1 - level) / 2, trials - successes
     low = float(betaincinv(successes, failed + 1, tail)) if successes else 0.0
     return low, float(betaincinv(successes + 1, failed, 1 - tail)) if failed else 1.0

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logsumexp
 
 from pesi.decide.novelty import NoveltyConfig
 from pesi.evaluate import figures
@@ -18,6 +17,7 @@ from pesi.images.transforms import Image
 from pesi.predict.classifier import Classifier
 from pesi.predict.gate import shipped_gate
 from pesi.predict.segmenter import shipped_segmenter
+from pesi.stats.logistic import logsumexp
 from pesi.stats.separation import novelty_result
 
 Floats = NDArray[np.float64]

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logit
 
 from pesi.decide.conformal import ConformalConfig, fit_conformal, prediction_sets
 from pesi.decide.uncertainty import entropy, entropy_split, sample_spread
@@ -18,6 +17,7 @@ from pesi.evaluate.report import words
 from pesi.predict.classifier import Classifier
 from pesi.stats.coverage import SetCoverage, set_coverage
 from pesi.stats.intervals import mean_interval
+from pesi.stats.logistic import logit
 from pesi.stats.selective import (
     REFERENCE,
     compare_measures,

@@ -7,7 +7,6 @@ import json
 import mmap
 import platform
 from collections.abc import Mapping
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,10 +28,12 @@ class Graph(NamedTuple):
 @cache
 def machine() -> str:
     """A digest of the processor's kind: what was made for one may not run on another that shares the cache."""
-    told = [platform.machine(), platform.system(), platform.processor()]
-    with suppress(OSError):
+    told = [platform.machine(), platform.system()]
+    try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
         told += sorted({line for line in lines if line.split(":")[0].strip() in ("model name", "flags", "Features")})
+    except OSError:
+        told.append(platform.processor())  # on Linux it would start a program to ask
     return hashlib.sha256("\n".join(told).encode()).hexdigest()[:12]
 
 

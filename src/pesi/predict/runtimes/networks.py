@@ -6,6 +6,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from pesi.bundle.config import MemberConfig
 from pesi.decide.calibration import scaled_logits
 from pesi.images.transforms import Image
+from pesi.machine import thread_count
 from pesi.predict.runtimes.runtime import Runtime
 from pesi.predict.runtimes.session import Arrays, Program, Session
 
@@ -57,6 +59,7 @@ class Networks:
         self._made: tuple[PesiCNN, ...] | None = None
         self._sessions: dict[tuple[str, tuple[int, ...]], Session] = {}
         self._lock = threading.RLock()
+        self._opening: dict[tuple[str, tuple[int, ...]], threading.Lock] = {}  # of each session
         if runtime.runs_torch and not callable(modules):
             _ = self.modules  # brought to the device now
 
@@ -80,12 +83,17 @@ class Networks:
         """What answers, or gives the maps, for some of the networks, which must see pictures of one size."""
         key = what, tuple(members)
         with self._lock:
+            opening = self._opening.setdefault(key, threading.Lock())
+        with opening:
             if key not in self._sessions:
                 self._sessions[key] = self.runtime.session(self._program(*key))
             return self._sessions[key]
 
     def run_by(self, groups: Sequence[Sequence[int]]) -> str:
-        """What answers for groups of networks, such as "openvino float32"; opens it."""
+        """What answers for groups of networks, such as "openvino float32"; opens it, on all cores."""
+        if any(("answers", tuple(group)) not in self._sessions for group in groups):
+            with ThreadPoolExecutor(thread_count()) as pool:
+                list(pool.map(self.session, groups))
         sessions = [self.session(group) for group in groups]
         return " and ".join(dict.fromkeys(f"{session.runtime} {session.precision}" for session in sessions))
 

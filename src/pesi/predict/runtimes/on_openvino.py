@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 PRECISIONS = ("float32", "bfloat16")
+_IMPORTING = threading.Lock()
 
 
 def version() -> str:
@@ -27,7 +29,6 @@ def version() -> str:
 
 def convert(module: nn.Module, size: int, stem: Path) -> list[Path]:
     """See `session.Backend`."""
-    import openvino as ov
     import torch
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
@@ -43,22 +44,20 @@ def convert(module: nn.Module, size: int, stem: Path) -> list[Path]:
         model = frontend.convert(frontend.load(decoder))
     model.reshape([-1, size, size, 3])
     file = stem.with_name(f"{stem.name}.xml")
-    ov.save_model(model, file, compress_to_fp16=False)
+    _library().save_model(model, file, compress_to_fp16=False)
     return [file, file.with_suffix(".bin")]
 
 
 def compile(file: Path, *, precision: str) -> tuple[Any, bytes]:
     """See `session.Backend`."""
-    import openvino as ov
-
+    ov = _library()
     compiled = ov.Core().compile_model(file, "CPU", _settings(precision))
     return compiled, compiled.export_model().getvalue()
 
 
 def restore(data: memoryview, *, precision: str) -> Any:
     """See `session.Backend`."""
-    import openvino as ov
-
+    ov = _library()
     return ov.Core().import_model(ov.Tensor(np.frombuffer(data, np.uint8)), "CPU", _settings(precision))
 
 
@@ -74,6 +73,20 @@ def runner(compiled: Any) -> Callable[[NDArray[np.uint8]], Sequence[NDArray[np.f
         return [np.asarray(each, np.float32) for each in found.values()]
 
     return run
+
+
+def _library() -> Any:
+    """`openvino` without its converter's command line, whose import takes longer than all the rest of it."""
+    with _IMPORTING:
+        left_out = "openvino" not in sys.modules and "openvino.tools.ovc" not in sys.modules
+        if left_out:
+            sys.modules["openvino.tools.ovc"] = None  # type: ignore[assignment]
+        try:
+            import openvino
+        finally:
+            if left_out:
+                del sys.modules["openvino.tools.ovc"]
+    return openvino
 
 
 def _settings(precision: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
@@ -18,7 +19,6 @@ from numpy.typing import NDArray
 from pesi.errors import ChoiceError, PesiError, StorageError
 from pesi.predict.runtimes.graphs import graph_path, keep_graph, kept_graph, machine
 from pesi.predict.runtimes.session import Backend, GraphSession, Program, Session
-from pesi.synthetic import draw_lesion
 from pesi.version import __version__
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ RUNTIMES: dict[str, str] = {
 }
 PRECISIONS = ("float32", "bfloat16")
 TOLERANCE = 1e-3  # the most by which `auto` may change a probability
+_BUILDING = threading.Lock()  # torch traces in one thread, and what is timed must have the cores for itself
 SMALLEST = 48  # pixels, of a drawn lesion
 
 # Of the libraries for graphs the faster first; `benchmarks/speed` times them.
@@ -200,7 +201,8 @@ class Runtime:
                 return GraphSession(library.runner(library.restore(kept.data, precision=self.precision)), kept.header)
             except Exception as error:  # whatever the library has against it, it can be built again
                 _log.warning("%s cannot be opened (%s): it is built again.", path, error)
-        return build(name, program, header, path)
+        with _BUILDING:
+            return build(name, program, header, path)
 
     def _say(self, session: Session, program: Program) -> None:
         if session.precision != "float32":
@@ -260,6 +262,8 @@ def _timed(call: Callable[[], object]) -> float:
 
 def _pictures(size: int) -> NDArray[np.uint8]:
     """Drawn lesions of every kind, (6, size, size, 3)."""
+    from pesi.synthetic import draw_lesion  # slow to import
+
     rng, side = np.random.default_rng(0), max(size, SMALLEST)
     drawn = [draw_lesion(rng, diagnosis, size=side).image[:size, :size] for diagnosis in ("MEL", "NV", "SK") * 2]
     return np.stack(drawn)
