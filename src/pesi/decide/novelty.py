@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -91,6 +92,11 @@ class NoveltyStatistics:
     power: float
     images: int
 
+    @cached_property
+    def directions(self) -> Floats:
+        """The basis to compute with, (C, r): to bring it to float64 takes longer than to score an image."""
+        return self.basis.astype(np.float64)
+
 
 def fit_novelty(features: NDArray[np.float32], *, rank: int = RANK, power: float = POWER) -> NoveltyStatistics:
     """Fit the statistics on the training images.
@@ -138,7 +144,7 @@ def novelty_score(features: NDArray[np.float32], statistics: NoveltyStatistics) 
         (N,): the squared Mahalanobis distance over C.
     """
     x = _transformed(features, statistics.power) - statistics.mean.astype(np.float64)
-    along = x @ statistics.basis.astype(np.float64)
+    along = x @ statistics.directions
     outside = np.maximum((x**2).sum(1) - (along**2).sum(1), 0)
     inside = (along**2 / statistics.variances.astype(np.float64)).sum(1)
     return np.asarray((inside + outside / statistics.residual) / x.shape[1])

@@ -139,7 +139,7 @@ def measure_quality(image: Image, *, mask: Mask | None = None, short_side: int |
         short_side or min(image.shape[:2]),
         sharpness(copy),
         float(gray[field].mean()) / 255,
-        float((copy.min(axis=2)[field] >= 250).mean()),
+        float(cv2.inRange(copy, np.full(3, 250), np.full(3, 255))[field].mean()) / 255,
         blockiness(image),
         None if mask is None else float(mask.mean()),
         None if mask is None else cut_share(mask),
