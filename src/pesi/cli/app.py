@@ -52,6 +52,11 @@ _VERBS: dict[str, tuple[str, str, str]] = {
         "calibrate",
         "Set a classifier's probabilities, thresholds, triage, prediction sets and refusals on your own images.",
     ),
+    "export": (
+        "export",
+        "export",
+        "Write a classifier's networks as graphs of OpenVINO or ONNX Runtime, and what that changes.",
+    ),
     "describe": (
         "describe",
         "describe",

@@ -29,6 +29,7 @@ from pesi.predict.prediction import Prediction, Refusal, Similar
 from pesi.predict.predictions import Predictor
 from pesi.predict.reading import Picture, Reading
 from pesi.predict.regions import distinct_regions, regions_of
+from pesi.predict.runtimes.exports import export_folders
 from pesi.predict.runtimes.networks import Networks
 from pesi.predict.runtimes.runtime import Runtime
 from pesi.predict.segmenter import shipped_segmenter, shipped_segmenter_folder
@@ -153,7 +154,8 @@ class Classifier(Predictor, Shared):
         if chosen.runs_torch:
             return cls(*load_bundle(folder), runtime=chosen)._opened_from(folder)
         config, novelty = read_but_networks(folder)
-        return cls(config, lambda: load_bundle(folder).networks, novelty, runtime=chosen)._opened_from(folder)
+        own = chosen.with_exports(export_folders(Path(folder), config.bundle_id))
+        return cls(config, lambda: load_bundle(folder).networks, novelty, runtime=own)._opened_from(folder)
 
     @property
     def run_by(self) -> str:
@@ -221,7 +223,7 @@ class Classifier(Predictor, Shared):
                 self.config.model_copy(update={"members": members, "folds": ()}),
                 lambda: [self.networks[index] for index in own],
                 [self.novelty[index] for index in own],
-                runtime=self.runtime,
+                runtime=self.runtime.without_exports,
             )
         return self._folds[fold]
 

@@ -92,15 +92,18 @@ class Answers:
             folder = TemporaryDirectory()
             self._folders.append(folder)
             for name, data in files.items():
-                (Path(folder.name) / name).write_bytes(data)
+                path = Path(folder.name) / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(data)
             as_asked = {"runtime": question.runtime, "precision": question.precision}
             members.append(load(folder.name, device=question.device, **as_asked))
         return (members[0] if len(members) == 1 else Ensemble(members)).predict_many
 
 
 def packed_bundle(folder: Path) -> dict[str, bytes]:
-    """A bundle's files, name -> bytes."""
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
+    """A bundle's files, path in its folder -> bytes."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 def cluster_rows(

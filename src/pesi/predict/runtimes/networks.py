@@ -86,7 +86,7 @@ class Networks:
             opening = self._opening.setdefault(key, threading.Lock())
         with opening:
             if key not in self._sessions:
-                self._sessions[key] = self.runtime.session(self._program(*key))
+                self._sessions[key] = self.runtime.session(self.program(*key))
             return self._sessions[key]
 
     def run_by(self, groups: Sequence[Sequence[int]]) -> str:
@@ -103,8 +103,10 @@ class Networks:
         Returns:
             Their logits, each calibrated by itself, (N, M, K); and pooled features, (N, M, C).
         """
-        found = self.session(members).run(self._stacked(members, pictures))
-        return self._calibrated(members, found["logits"]), found["features"]
+        whole = next((each for each in self.runtime.whole_graphs if set(members) <= set(each)), tuple(members))
+        found = self.session(whole).run(self._stacked(members, pictures))
+        places = [whole.index(member) for member in members]
+        return self._calibrated(members, found["logits"][:, places]), found["features"][:, places]
 
     def maps(self, members: Sequence[int], picture: Image) -> list[Maps]:
         """The maps of a picture (S, S, 3) by networks that see alike; the logits are calibrated."""
@@ -128,7 +130,8 @@ class Networks:
         ]
         return np.stack(each, axis=1).astype(np.float32, copy=False)
 
-    def _program(self, what: str, members: tuple[int, ...]) -> Program:
+    def program(self, what: str, members: tuple[int, ...]) -> Program:
+        """What is run of some of the networks; see `session`."""
         own = [self.configs[member] for member in members]
         size = own[0].preprocess.size
         told = [
@@ -160,7 +163,7 @@ class Networks:
             return self._probabilities(logits)
 
         networks = f"{len(own)} network{'s' * (len(own) > 1)} ({own[0].network.name}, {size} px, {what})"
-        return Program(networks, key, size, module, probabilities)
+        return Program(networks, key, size, module, probabilities, exported=what == "answers")
 
 
 def _under(what: str, outputs: Mapping[str, Floats]) -> dict[str, Floats]:

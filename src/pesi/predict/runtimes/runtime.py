@@ -8,7 +8,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pesi.errors import ChoiceError, PesiError, StorageError
+from pesi.predict.runtimes.exports import ExportedGraph, exported_graphs
 from pesi.predict.runtimes.graphs import graph_path, keep_graph, kept_graph, machine
 from pesi.predict.runtimes.session import Backend, GraphSession, Program, Session
 from pesi.version import __version__
@@ -33,7 +35,7 @@ RUNTIMES: dict[str, str] = {
     "onnx": "ONNX Runtime",
     "openvino": "OpenVINO",
 }
-PRECISIONS = ("float32", "bfloat16")
+PRECISIONS = ("float32", "bfloat16", "int8")
 TOLERANCE = 1e-3  # the most by which `auto` may change a probability
 _BUILDING = threading.Lock()  # torch traces in one thread, and what is timed must have the cores for itself
 SMALLEST = 48  # pixels, of a drawn lesion
@@ -84,7 +86,13 @@ class Runtime:
         self._device: torch.device | None = None
         if name in ("eager", "compile") or (name == "auto" and self._wanted not in (None, "cpu")):
             _ = self.device  # a name that is none must be told at once
+        self.exports: tuple[Path, ...] = ()
         self._candidates = tuple(self._chosen())
+        if not self._candidates:
+            raise PesiError(
+                f"The runtime {name} has no {precision} here.",
+                "Graphs on the CPU have it: --runtime openvino --device cpu.",
+            )
 
     def __repr__(self) -> str:
         return f"<Runtime {self.name}, {self.precision}>"
@@ -110,7 +118,41 @@ class Runtime:
 
     def on(self, device: str | torch.device | None) -> Self:
         """The same on another device."""
-        return type(self)(self.name, self.precision, device=device)
+        found = type(self)(self.name, self.precision, device=device)
+        return found.with_exports(self.exports) if self.exports else found
+
+    def with_exports(self, folders: Sequence[Path]) -> Self:
+        """The same, which takes a bundle's exported graphs where there are some.
+
+        Args:
+            folders: See `exports.export_folders`.
+
+        Raises:
+            PesiError: int8 is wanted, and there are no such graphs.
+        """
+        found = copy(self)
+        found.exports = tuple(folders)
+        if self.precision == "int8":
+            found._candidates = tuple(each for each in self._candidates if exported_graphs(folders, each, "int8"))
+            if not found._candidates:
+                raise PesiError(
+                    f"There are no int8 graphs of this bundle for the runtime {' or '.join(self._candidates)}.",
+                    "Make them, from images: pesi export --precision int8 --data DIR.",
+                )
+        return found
+
+    @property
+    def without_exports(self) -> Self:
+        """The same without them, in float32 where int8 was wanted."""
+        return type(self)(self.name, "float32" if self.precision == "int8" else self.precision, device=self._wanted)
+
+    @property
+    def whole_graphs(self) -> tuple[tuple[int, ...], ...]:
+        """The networks of each graph that can only be run as a whole: in int8, where no others can be built."""
+        if self.precision != "int8":
+            return ()
+        graphs = exported_graphs(self.exports, self._candidates[0], self.precision)
+        return tuple(graph.record.members for graph in graphs)
 
     def session(self, program: Program) -> Session:
         """Make a program ready to run.
@@ -139,7 +181,7 @@ class Runtime:
             yield name
         elif name == "auto" and not elsewhere:
             yield from (each for each in _GRAPHS if installed(each) and precision in backend(each).PRECISIONS)
-        if name not in _GRAPHS:
+        if name not in _GRAPHS and precision != "int8":
             yield name if name == "compile" else "eager"
 
     def _on_gpu(self) -> bool:
@@ -181,26 +223,41 @@ class Runtime:
         session = TorchSession(module, self.device, precision=self.precision, compiled=name == "compile")
         if self.precision != "float32":
             plain = TorchSession(module, self.device, precision="float32", compiled=False)
-            session.measured = _measured(session, plain, program)
+            session.measured = measured(session, plain, program)
             self._say(session, program)
         return session
 
-    def _graph_session(self, name: str, program: Program) -> Session:
+    def _graph_session(self, name: str, program: Program, precision: str | None = None) -> Session:
         """From the cache, or built and put there."""
-        library, path = backend(name), graph_path(program.key, name, self.precision)
+        precision = precision or self.precision
+        library, path = backend(name), graph_path(program.key, name, precision)
         header: dict[str, Any] = {
             "program": program.key,
             "runtime": name,
-            "precision": self.precision,
+            "precision": precision,
             "version": library.version(),
             "pesi": __version__,
             "machine": machine(),
+            "exported": "",
         }
+        own = [each for each in exported_graphs(self.exports, name, precision) if each.record.program == program.key]
+        exported = own[0] if own else None
+        if exported is not None:
+            header["exported"] = exported.record.digest
+        elif precision == "int8":
+            if program.exported:
+                raise PesiError(
+                    f"The int8 graphs in {self.exports[0].parent} are not of {program.name} as it is now.",
+                    "Export it again: pesi export --precision int8 --data DIR.",
+                )
+            return self._graph_session(name, program, "float32")
         if (kept := kept_graph(path, header)) is not None:
             try:
-                return GraphSession(library.runner(library.restore(kept.data, precision=self.precision)), kept.header)
+                return GraphSession(library.runner(library.restore(kept.data, precision=precision)), kept.header)
             except Exception as error:  # whatever the library has against it, it can be built again
                 _log.warning("%s cannot be opened (%s): it is built again.", path, error)
+        if exported is not None:
+            return opened(exported, header, path)
         with _BUILDING:
             return build(name, program, header, path)
 
@@ -216,6 +273,19 @@ class Runtime:
             )
 
 
+def opened(exported: ExportedGraph, header: Mapping[str, Any], path: Path) -> Session:
+    """Make an exported graph ready for this machine, and keep it.
+
+    Raises:
+        BundleError: It is damaged.
+    """
+    library, record = backend(header["runtime"]), exported.record
+    compiled, data = library.compile(exported.checked(), precision=header["precision"])
+    told = {**header, "outputs": record.outputs, "measured": record.measured}
+    _keep(path, told, data)
+    return GraphSession(library.runner(compiled), told)
+
+
 def build(name: str, program: Program, header: Mapping[str, Any], path: Path) -> Session:
     """Make a graph of a program, compare it with PyTorch, and keep it."""
     from pesi.predict.runtimes.on_torch import TorchSession, cpu
@@ -226,24 +296,42 @@ def build(name: str, program: Program, header: Mapping[str, Any], path: Path) ->
     with tempfile.TemporaryDirectory() as folder:
         files = library.convert(module, program.size, Path(folder) / "graph")
         compiled, data = library.compile(files[0], precision=precision)
-    outputs = {key: list(values.shape[1:]) for key, values in plain.run(_pictures(program.size)[:1]).items()}
-    told = {**header, "outputs": outputs, "measured": {}}
+    told = {**header, "outputs": output_shapes(plain, program.size), "measured": {}}
     session = GraphSession(library.runner(compiled), told)
-    session.measured = told["measured"] = _measured(session, plain, program)
+    session.measured = told["measured"] = measured(session, plain, program)
+    _keep(path, told, data)
+    return session
+
+
+def _keep(path: Path, told: Mapping[str, Any], data: bytes) -> None:
     try:
         keep_graph(path, told, data)
     except StorageError as error:
         _log.warning("the graph is not kept: %s", error.problem)
-    return session
 
 
-def _measured(session: Session, plain: Session, program: Program) -> dict[str, Any]:
-    """By how much a session's outputs differ from PyTorch's, and how long each takes for one picture."""
-    pictures = _pictures(program.size)
+def output_shapes(session: Session, size: int) -> dict[str, list[int]]:
+    """Of a session's outputs for pictures (N, size, size, 3), without the first axis."""
+    return {name: list(values.shape[1:]) for name, values in session.run(drawn_pictures(size)[:1]).items()}
+
+
+def measured(
+    session: Session, plain: Session, program: Program, pictures: NDArray[np.uint8] | None = None, on: str = "drawn"
+) -> dict[str, Any]:
+    """By how much a session's outputs differ from PyTorch's, and how long each takes for one picture.
+
+    Args:
+        session, plain: What is measured, and PyTorch in float32.
+        program: What both run.
+        pictures: (N, S, S, 3); default: drawn lesions.
+        on: What they are, in words.
+    """
+    if pictures is None:
+        pictures = drawn_pictures(program.size)
     found, expected = session.run(pictures), plain.run(pictures)
     change = np.abs(program.probabilities(found) - program.probabilities(expected))
     return {
-        "on": f"{len(pictures)} drawn pictures",
+        "on": f"{len(pictures)} pictures: {on}",
         "probability": float(change.max()) if np.isfinite(change).all() else float("inf"),
         "outputs": {name: float(np.abs(found[name] - expected[name]).max()) for name in expected},
         "seconds": {name: _seconds(one, pictures[:1]) for name, one in (("eager", plain), (session.runtime, session))},
@@ -260,7 +348,7 @@ def _timed(call: Callable[[], object]) -> float:
     return round(time.perf_counter() - began, 5)
 
 
-def _pictures(size: int) -> NDArray[np.uint8]:
+def drawn_pictures(size: int) -> NDArray[np.uint8]:
     """Drawn lesions of every kind, (6, size, size, 3)."""
     from pesi.synthetic import draw_lesion  # slow to import
 

@@ -29,6 +29,7 @@ class Program:
         size: S, pixels.
         module: Makes the network: uint8 (N, S, S, 3) -> a tuple of tensors, whose names are its attribute `names`.
         probabilities: Of its outputs, to tell by how much another runtime changes them; (N, ...).
+        exported: Whether `pesi export` makes a graph of it; others are run in float32 where int8 is wanted.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Program:
     size: int
     module: Callable[[], nn.Module]
     probabilities: Callable[[Arrays], NDArray[np.floating]]
+    exported: bool = False
 
 
 class Session(Protocol):
@@ -66,6 +68,17 @@ class Backend(Protocol):
             module: See `Program.module`.
             size: Side of its pictures.
             stem: Path of the files, without their endings.
+        """
+        ...
+
+    def quantise(self, files: list[Any], pictures: NDArray[np.uint8]) -> None:
+        """Replace a graph's files by one whose convolutions compute in int8 (post-training quantisation).
+
+        Depthwise convolutions and the attention, which lose accuracy and gain no time, stay as they are.
+
+        Args:
+            files: As `convert` gave them.
+            pictures: That tell what numbers occur, (N, S, S, 3).
         """
         ...
 
