@@ -55,7 +55,9 @@ def runtimes() -> list[tuple[str, str]]:
 
 
 def opened(folder: Path, subject: Subject) -> Classifier:
-    """A bundle by a subject's runtime, else eager; `naive`: with that block."""
+    """A bundle by a subject's runtime, else eager; `naive`: with that block. Of int8, graphs are made first."""
+    if subject.precision == "int8":
+        quantised(folder, str(subject.runtime))
     chosen: dict[str, Any] = {"runtime": subject.runtime or EAGER[0], "precision": subject.precision or EAGER[1]}
     known = find_spec(_RUNTIMES.rpartition(".")[0]) is not None
     classifier = load(folder, device="cpu", **(chosen if known else {}))
@@ -63,6 +65,16 @@ def opened(folder: Path, subject: Subject) -> Classifier:
         for network in classifier.networks:
             naively(network)
     return classifier
+
+
+def quantised(folder: Path, runtime: str) -> None:
+    """Write a bundle's int8 graphs of a runtime beside it, if there are none; noise tells what numbers occur."""
+    from pesi.predict.export import FEWEST, export_graphs
+    from pesi.predict.runtimes.exports import GRAPHS, name_of
+
+    if not (folder / GRAPHS / name_of(runtime, "int8")).exists():
+        plain = load(folder, device="cpu", runtime=EAGER[0])
+        export_graphs(plain, runtime, "int8", folder / GRAPHS, squares=squares(plain, FEWEST), on="noise")
 
 
 def asked(subject: Subject) -> list[str]:

@@ -69,8 +69,8 @@ def export(
     """Write a classifier's networks as graphs, compare them with PyTorch, and record what they change.
 
     `pesi predict --runtime NAME --precision NAME` takes graphs that lie in the bundle's folder, or in the cache.
-    float32 and bfloat16 need no export: graphs are built when they are first asked for. int8 does; it needs
-    `pip install nncf` for OpenVINO. Depthwise convolutions and the attention are not computed in int8.
+    float32 and bfloat16 need no export: graphs are built when they are first asked for. int8 does; for OpenVINO they
+    are made by NNCF (pip install pesi-cnn[int8]). Depthwise convolutions and the attention are not computed in int8.
 
     A graph takes pictures, uint8 sRGB (N, S, S, 3), and gives logits (N, networks, classes), not calibrated, and pooled
     features. Each folder holds export.json: the graphs, and what was measured.

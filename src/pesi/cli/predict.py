@@ -79,7 +79,9 @@ def predict(
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 16,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ... Default: a GPU if there is one.")] = None,
     runtime: Annotated[str | None, typer.Option(help="auto (default), eager, compile, onnx or openvino.")] = None,
-    precision: Annotated[str | None, typer.Option(help="float32 (default), or bfloat16 where it is had.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="float32 (default), bfloat16, or int8 (see pesi export).")
+    ] = None,
     ray: Annotated[
         str | None,
         typer.Option(

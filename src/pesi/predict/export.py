@@ -47,7 +47,7 @@ def export_graphs(
         progress: Called with (graphs done, graphs in all).
 
     Raises:
-        PesiError: int8, and too few images.
+        PesiError: int8, and too few images, or what makes the graphs is not installed.
         StorageError: The system refused to write.
     """
     if precision == "int8" and len(squares) < FEWEST:
@@ -79,6 +79,12 @@ def export_graphs(
         write_record(making, record)
         shutil.rmtree(folder / name, ignore_errors=True)
         making.rename(folder / name)
+    except ImportError as error:
+        extra = "int8" if runtime == "openvino" else runtime
+        raise PesiError(
+            f"What makes {precision} graphs for {runtime} is not installed: {error.name}.",
+            f"Install it: pip install pesi-cnn[{extra}].",
+        ) from error
     except OSError as error:
         problem = f"Could not write {folder / name}: {error.strerror or error}."
         raise StorageError(problem, "Choose another --out.") from error
