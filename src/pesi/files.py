@@ -11,6 +11,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import platformdirs
+
 from pesi.errors import StorageError
 
 _CURES = {
@@ -24,6 +26,11 @@ _CURES = {
     errno.ENAMETOOLONG: "That name is longer than the file system allows: choose a shorter one.",
     errno.EFBIG: "The file is larger than this system allows (see `ulimit -f`): raise the limit.",
 }
+
+
+def default_cache_dir() -> Path:
+    """`$PESI_CACHE`, else the user's cache folder."""
+    return Path(os.environ.get("PESI_CACHE") or platformdirs.user_cache_dir("pesi-cnn", appauthor=False))
 
 
 def check_ending(path: str | Path | None, *endings: str) -> None:

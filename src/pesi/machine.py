@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import math
 import os
+import platform
 import sys
 from contextlib import suppress
+from functools import cache
 from pathlib import Path, PurePosixPath
 
 
@@ -39,6 +42,18 @@ def _group_shares(root: Path) -> list[float]:
                     quota, period = " ".join((folder / name).read_text(encoding="utf-8") for name in names).split()
                     shares.append(int(quota) / int(period) if quota != "-1" else math.inf)
     return [share for share in shares if share < math.inf]
+
+
+@cache
+def processor_kind() -> str:
+    """A digest of the processor's kind: what was made for one may not run on another that shares the cache."""
+    told = [platform.machine(), platform.system()]
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        told += sorted({line for line in lines if line.split(":")[0].strip() in ("model name", "flags", "Features")})
+    except OSError:
+        told.append(platform.processor())  # on Linux it would start a program to ask
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()[:12]
 
 
 def thread_count() -> int:

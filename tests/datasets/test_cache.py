@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pesi.datasets.cache import cached_squares, default_cache_dir
+from pesi.datasets.cache import cached_squares
 from pesi.errors import DataError, StorageError
+from pesi.files import default_cache_dir
 from pesi.images.regions import WholeImage, read_region
 
 WHOLE = WholeImage(32, "squeeze")

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import platformdirs
 from numpy.typing import NDArray
 
 from pesi.errors import DataError, ImageError
-from pesi.files import made_by_one, whole_file
+from pesi.files import default_cache_dir, made_by_one, whole_file
 from pesi.images.masks import read_mask_square
 from pesi.images.regions import Region, read_region
 from pesi.images.transforms import Geometry
@@ -23,11 +21,6 @@ from pesi.machine import available_cores
 # Raise when decoding or a region gives other pixels, so that old caches are not used.
 _VERSION = 2
 _MASK_VERSION = 2  # the same of masks
-
-
-def default_cache_dir() -> Path:
-    """`$PESI_CACHE`, else the user's cache folder."""
-    return Path(os.environ.get("PESI_CACHE") or platformdirs.user_cache_dir("pesi-cnn", appauthor=False))
 
 
 def cached_squares(

@@ -23,8 +23,8 @@ FORMS: dict[str, str] = {
     "none": "no attention: a plain ResNet",
 }
 
-# M is about 1/HW or 1/C: added to the stream in bfloat16 (8 bits of mantissa) it would round away. `spatial-mean1`
-# would survive, but is faster in float32, where the fused operation serves it.
+# M is about 1/HW or 1/C: added to an O + s that bfloat16 has rounded already (8 bits of mantissa) it would be lost. So
+# all is added up in float32 and rounded once: as sums lie anywhere between two such numbers, it survives on average.
 FLOAT32_FORMS = frozenset({"spatial", "spatial-mean1", "channel"})
 
 # e^70 times a million positions is below float32's largest value, e^-70 above its smallest.
@@ -80,8 +80,7 @@ def attend(o: Tensor, s: Tensor, alpha: Tensor, form: str, temperature: float = 
         relu: Whether a ReLU follows (ResNet blocks) or not (inverted residuals, whose output is linear).
 
     Returns:
-        (N, C, H, W); float32 for `FLOAT32_FORMS` under mixed precision (a bfloat16 sum would lose alpha M s), else of
-        O's type.
+        (N, C, H, W), of O's type.
     """
     return attend_normed(Branch(o), Branch(s), alpha, form, temperature, relu=relu)
 
@@ -97,11 +96,12 @@ def attend_normed(
 
 
 def _plain(o: Tensor, s: Tensor, alpha: Tensor, form: str, temperature: float, relu: bool) -> Tensor:
-    dtype = torch.float32 if o.dtype in HALF and form in FLOAT32_FORMS else o.dtype
+    kind = o.dtype
+    dtype = torch.float32 if kind in HALF and form in FLOAT32_FORMS else kind
     o, s, alpha = o.to(dtype), s.to(dtype), alpha.to(dtype)
     m = attention_map(o, form, temperature).to(dtype)
     y = o + s * (1 + alpha.view(1, -1, 1, 1) * m)
-    return torch.relu(y) if relu else y
+    return (torch.relu(y) if relu else y).to(kind)
 
 
 class SqueezeExcitation(nn.Module):

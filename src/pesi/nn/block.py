@@ -21,7 +21,7 @@ from pesi.nn.attention import (
     attention_map,
     has_map,
 )
-from pesi.nn.fused import Branch, half_of
+from pesi.nn.fused import Branch
 
 
 class BlockTrace(NamedTuple):
@@ -112,13 +112,6 @@ class AttendingBlock(nn.Module):
         y = o if s is None else o + s
         return torch.relu(y) if self.relu else y
 
-    def _input(self, x: Tensor, weight: Tensor) -> Tensor:
-        """x in the type of the convolutions: the stream may be float32 beside them in bfloat16."""
-        dtype, kind = weight.dtype, x.device.type
-        if torch.is_autocast_enabled(kind):
-            dtype = x.dtype if x.dtype == torch.float64 else torch.get_autocast_dtype(kind)
-        return x if x.dtype == dtype else half_of(x, dtype)
-
     def extra_repr(self) -> str:
         """The attention's form and temperature, for `print(model)`."""
         return f"attention={self.form}, temperature={self.temperature}"
@@ -188,12 +181,11 @@ class PesiBlock(AttendingBlock):
 
     def branches(self, x: Tensor) -> tuple[Branch, Branch]:
         """O = F(x) and s(x), before their batch norms, both (N, C_out, H_out, W_out)."""
-        h = self._input(x, self.conv1.weight)
-        inner = torch.relu(self.bn1(self.conv1(h)))
+        inner = torch.relu(self.bn1(self.conv1(x)))
         if self.bottleneck:
             o = Branch(self.conv3(torch.relu(self.bn2(self.conv2(inner)))), self.bn3)
         else:
             o = Branch(self.conv2(inner), self.bn2)
         if isinstance(self.downsample, nn.Sequential):
-            return o, Branch(self.downsample[0](h), self.downsample[1])
-        return o, Branch(x, kept=h)
+            return o, Branch(self.downsample[0](x), self.downsample[1])
+        return o, Branch(x)

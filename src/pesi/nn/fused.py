@@ -2,7 +2,8 @@
 
 O = norm(z), and s = norm'(z') where the shortcut is a projection: the batch norms are part of the operation, so that it
 keeps for the backward pass what autograd keeps of a plain ResNet block (z, z', y) and two numbers a channel of each
-image; O, s and M are computed anew. The arithmetic is in `nn.kernels`, for CUDA GPUs in `nn.triton_kernels`.
+image; O, s and M are computed anew. The arithmetic is in `nn.native`, where there is no C compiler in `nn.kernels`, for
+CUDA GPUs in `nn.triton_kernels`.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from pesi.nn.kernels import Affine, Kernels, Settings, Softmax, TorchKernels, work_type
+from pesi.nn.native import NativeKernels, native_kernels
 
-Implementation = Literal["auto", "plain", "torch", "triton"]
+Implementation = Literal["auto", "plain", "torch", "native", "triton"]
 _TORCH = TorchKernels()
 _IMPLEMENTATION: ContextVar[Implementation] = ContextVar("implementation", default="auto")
 
@@ -29,12 +31,10 @@ class Branch(NamedTuple):
     Attributes:
         z: Before the batch norm, (N, C, H, W).
         norm: The batch norm; None: there is none.
-        kept: z in the type of the convolutions, where they keep that for their own backward pass.
     """
 
     z: Tensor
     norm: nn.Module | None = None
-    kept: Tensor | None = None
 
     def map(self) -> Tensor:
         """After the batch norm."""
@@ -70,8 +70,15 @@ def kernels_for(o: Branch, s: Branch) -> Kernels | None:
         from pesi.nn.triton_kernels import TritonKernels
 
         return TritonKernels()
+    if name == "native":
+        return NativeKernels()
+    if name == "torch":
+        return _TORCH
     # The Triton kernels have run in its interpreter only: on a GPU "auto" stays with torch until they have run on one.
-    return _TORCH if device == "cpu" or name == "torch" else None
+    if device != "cpu":
+        return None
+    # Without gradients the numbers at alpha 0 stay a plain network's, bit for bit, and nobody waits for a compiler.
+    return (native_kernels() if torch.is_grad_enabled() else None) or _TORCH
 
 
 def _computable(norm: nn.Module, z: Tensor) -> bool:
@@ -83,10 +90,9 @@ def _computable(norm: nn.Module, z: Tensor) -> bool:
 
 
 def attention_residual(o: Branch, s: Branch, alpha: Tensor, settings: Settings, kernels: Kernels) -> Tensor:
-    """ReLU(O + s + alpha M . s), M = gain softmax(O / T) over H x W; float32 or better, in the memory format of o's z.
+    """ReLU(O + s + alpha M . s), M = gain softmax(O / T) over H x W, in the type and memory format of o's z.
 
-    Where z is of a 16-bit type, so are the convolutions around it: then the result in that type is made too, for
-    `half_of`.
+    16-bit maps are computed in float32 and rounded once.
 
     Args:
         o, s: The two branches, (N, C, H, W); a norm in training mode updates its running statistics.
@@ -99,27 +105,10 @@ def attention_residual(o: Branch, s: Branch, alpha: Tensor, settings: Settings, 
         for branch in (o, s)
     )
     (a, a_params), (b, b_params) = (_affine(branch) for branch in (o, s))
-    y, half = _AttentionResidual.apply(  # type: ignore[no-untyped-call]
-        o.z, *a_params, s.z, *b_params, alpha, s.kept, a, b, settings, kernels
+    y: Tensor = _AttentionResidual.apply(  # type: ignore[no-untyped-call]
+        o.z, *a_params, s.z.to(o.z.dtype), *b_params, alpha, a, b, settings, kernels
     )
-    if half is not None:
-        y.half_copy = half, _version(y)
-    result: Tensor = y
-    return result
-
-
-def half_of(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """x in a 16-bit type: the copy that `attention_residual` made, if x is its result and has not changed since."""
-    copy, version = getattr(x, "half_copy", (None, 0))
-    if copy is not None and copy.dtype == dtype and version == _version(x):
-        half: Tensor = copy
-        return half
-    return x.to(dtype)
-
-
-def _version(x: Tensor) -> int:
-    """How often x was changed in place; tensors of inference mode do not count it, and there nothing of ours does."""
-    return 0 if x.is_inference() else x._version
+    return y
 
 
 def _affine(branch: Branch) -> tuple[Affine | None, tuple[Tensor | None, Tensor | None]]:
@@ -160,38 +149,30 @@ class _AttentionResidual(torch.autograd.Function):
         b_weight: Tensor | None,
         b_bias: Tensor | None,
         alpha: Tensor,
-        kept: Tensor | None,
         a: Affine | None,
         b: Affine | None,
         settings: Settings,
         kernels: Kernels,
-    ) -> tuple[Tensor, Tensor | None]:
-        y, half, softmax = kernels.forward(z, a, s, b, alpha, settings)
+    ) -> Tensor:
+        y, softmax = kernels.forward(z, a, s, b, alpha, settings)
         if any(ctx.needs_input_grad):
-            ctx.set_materialize_grads(False)
-            ctx.a, ctx.b, ctx.settings, ctx.kernels, ctx.s_dtype = a, b, settings, kernels, s.dtype
-            sign = (y if half is None else half) if settings.relu else None
-            ctx.save_for_backward(z, a_weight, s if kept is None else kept, b_weight, alpha, *softmax, sign)
-        return y, half
+            ctx.a, ctx.b, ctx.settings, ctx.kernels = a, b, settings, kernels
+            ctx.save_for_backward(z, a_weight, s, b_weight, alpha, *softmax, y if settings.relu else None)
+        return y
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        z, a_weight, s, b_weight, alpha, log_sum, peak, sign = ctx.saved_tensors
-        given = [grad for grad in grads if grad is not None]
-        if not given:
-            return (None,) * 12
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        z, a_weight, s, b_weight, alpha, log_sum, peak, y = ctx.saved_tensors
         softmax = Softmax(log_sum, peak)
-        of_o, of_s, terms = ctx.kernels.backward(
-            given, sign, z, ctx.a, s, ctx.b, alpha, softmax, ctx.settings, ctx.s_dtype
-        )
+        of_o, of_s, terms = ctx.kernels.backward(grad, y, z, ctx.a, s, ctx.b, alpha, softmax, ctx.settings)
         of_alpha = terms.sum(0) if alpha.numel() > 1 else terms.sum().view(1)
         wanted = ctx.needs_input_grad
         return (
             *_through_norm(of_o, z, a_weight, ctx.a, wanted[:3]),
             *_through_norm(of_s, s, b_weight, ctx.b, wanted[3:6]),
             of_alpha.to(alpha.dtype),
-            *(None,) * 5,
+            *(None,) * 4,
         )
 
 

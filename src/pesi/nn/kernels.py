@@ -55,13 +55,13 @@ class Kernels(Protocol):
 
     def forward(
         self, z: Tensor, a: Affine | None, s: Tensor, b: Affine | None, alpha: Tensor, settings: Settings
-    ) -> tuple[Tensor, Tensor | None, Softmax]:
-        """y; the same in z's type where that has 16 bits; the softmax."""
+    ) -> tuple[Tensor, Softmax]:
+        """y, of the type of z and s, and the softmax."""
 
     def backward(
         self,
-        grads: list[Tensor],
-        sign: Tensor | None,
+        grad: Tensor,
+        y: Tensor | None,
         z: Tensor,
         a: Affine | None,
         s: Tensor,
@@ -69,16 +69,14 @@ class Kernels(Protocol):
         alpha: Tensor,
         softmax: Softmax,
         settings: Settings,
-        s_dtype: torch.dtype,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The gradients of O, of z's type, and of s; and of alpha, a term an image and channel, (N, C).
+        """The gradients of O and of s, of the type of the maps; and of alpha, a term an image and channel, (N, C).
 
         Args:
-            grads: One or two gradients of y, which add up.
-            sign: Above 0 where they pass the ReLU; None: everywhere.
+            grad: Of y.
+            y: As `forward` gave it; None: no ReLU.
             z, a, s, b, alpha, settings: As in `forward`.
             softmax: As `forward` gave it.
-            s_dtype: The type of the gradient of s.
         """
 
 
@@ -98,11 +96,11 @@ class TorchKernels:
 
     def forward(
         self, z: Tensor, a: Affine | None, s: Tensor, b: Affine | None, alpha: Tensor, settings: Settings
-    ) -> tuple[Tensor, Tensor | None, Softmax]:
+    ) -> tuple[Tensor, Softmax]:
         """See `Kernels`."""
-        y, half, softmax = self._forward(z, a, s, b, alpha, settings, safely=z.device.type != "cpu")
+        y, softmax = self._forward(z, a, s, b, alpha, settings, safely=z.device.type != "cpu")
         if z.device.type != "cpu" or bool((softmax.log_sum.abs() < _SAFE_LOG_SUM + math.log(settings.gain)).all()):
-            return y, half, softmax
+            return y, softmax
         return self._forward(z, a, s, b, alpha, settings, safely=True)
 
     def _forward(
@@ -115,17 +113,17 @@ class TorchKernels:
         settings: Settings,
         *,
         safely: bool,
-    ) -> tuple[Tensor, Tensor | None, Softmax]:
+    ) -> tuple[Tensor, Softmax]:
         work, form, step = work_type(z.dtype), memory_format(z), _step(z)
-        y = torch.empty(z.shape, dtype=work, device=z.device, memory_format=form)
-        half = torch.empty(z.shape, dtype=z.dtype, device=z.device, memory_format=form) if z.dtype in HALF else None
+        y = torch.empty(z.shape, dtype=z.dtype, device=z.device, memory_format=form)
         sums = torch.empty(z.shape[:2], dtype=work, device=z.device)
         peak = torch.empty_like(sums) if safely else None
         alpha = settings.gain * alpha.to(work).view(1, -1)
-        buffers = [torch.empty((step, *z.shape[1:]), dtype=work, device=z.device, memory_format=form) for _ in range(2)]
+        buffers = [torch.empty((step, *z.shape[1:]), dtype=work, device=z.device, memory_format=form) for _ in range(3)]
         for start in range(0, len(z), step):
             part = slice(start, start + step)
-            o, e, shortcut = y[part], *(buffer[: len(z[part])] for buffer in buffers)
+            o, e, shortcut = (buffer[: len(z[part])] for buffer in buffers)
+            o = y[part] if y.dtype == work else o  # where it can, the result's place is a buffer first
             normed = _normed(z[part], a, o)
             if normed is not o:
                 o.copy_(normed)
@@ -139,14 +137,14 @@ class TorchKernels:
             o.add_(shortcut).addcmul_(e, shortcut)
             if settings.relu:
                 o.relu_()
-            if half is not None:
-                half[part].copy_(o)
-        return y, half, Softmax(sums.log_().sub_(math.log(settings.gain)), peak)
+            if y.dtype != work:
+                y[part].copy_(o)
+        return y, Softmax(sums.log_().sub_(math.log(settings.gain)), peak)
 
     def backward(
         self,
-        grads: list[Tensor],
-        sign: Tensor | None,
+        grad: Tensor,
+        y: Tensor | None,
         z: Tensor,
         a: Affine | None,
         s: Tensor,
@@ -154,12 +152,11 @@ class TorchKernels:
         alpha: Tensor,
         softmax: Softmax,
         settings: Settings,
-        s_dtype: torch.dtype,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """See `Kernels`."""
         work, form, step = work_type(z.dtype), memory_format(z), _step(z)
         of_o = torch.empty(z.shape, dtype=z.dtype, device=z.device, memory_format=form)
-        of_s = torch.empty(z.shape, dtype=s_dtype, device=z.device, memory_format=form)
+        of_s = torch.empty_like(of_o)
         terms = torch.empty_like(softmax.log_sum)
         single = alpha.numel() == 1 and z.device.type == "cpu"  # elsewhere its value would have to be waited for
         factor, each = (float(alpha), None) if single else (1.0, alpha.to(work).view(1, -1, 1, 1))
@@ -169,13 +166,9 @@ class TorchKernels:
             g, q, shortcut, m, product = (buffer[: len(z[part])] for buffer in buffers)
             m = of_o[part] if of_o.dtype == work else m  # where it can, a gradient's place is a buffer first
             product = of_s[part] if of_s.dtype == work else product
-            given = grads[0][part]
-            if len(grads) > 1 or given.dtype != work:
-                given = g.copy_(given)
-            if len(grads) > 1:
-                given = g.add_(grads[1][part])
-            if sign is not None:
-                positive = sign[part] if sign.dtype == work else q.copy_(sign[part])
+            given = grad[part] if grad.dtype == work else g.copy_(grad[part])
+            if y is not None:
+                positive = y[part] if y.dtype == work else q.copy_(y[part])
                 given = torch.ops.aten.threshold_backward.grad_input(given, positive, 0, grad_input=g)
             _attention(z[part], a, softmax, part, settings, m)
             torch.mul(given, _normed(s[part], b, shortcut), out=q)

@@ -112,11 +112,11 @@ class InvertedResidual(AttendingBlock):
 
     def branches(self, x: Tensor) -> tuple[Branch, Branch | None]:
         """O = F(x), before its batch norm, and x where it is a shortcut."""
-        o = h = self._input(x, self.conv3.weight)
+        o = x
         if self.expands:
             o = F.relu6(self.bn1(self.conv1(o)))
         o = F.relu6(self.bn2(self.conv2(o)))
-        return Branch(self.conv3(o), self.bn3), Branch(x, kept=h) if self.shortcut else None
+        return Branch(self.conv3(o), self.bn3), Branch(x) if self.shortcut else None
 
 
 class PesiLite(PesiCNN):

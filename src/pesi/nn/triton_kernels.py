@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from pesi.nn.kernels import HALF, Affine, Settings, Softmax, memory_format
+from pesi.nn.kernels import Affine, Settings, Softmax, memory_format
 
 
 @triton.jit
@@ -25,9 +25,9 @@ def _load(pointer, place, inside):  # type: ignore[no-untyped-def]
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _forward(  # type: ignore[no-untyped-def]
-    z_p, s_p, y_p, half_p, scale_p, shift_p, s_scale_p, s_shift_p, alpha_p, log_sum_p, peak_p,
+    z_p, s_p, y_p, scale_p, shift_p, s_scale_p, s_shift_p, alpha_p, log_sum_p, peak_p,
     channels, positions, c_stride, p_stride, alpha_stride, inverse_temperature, log_gain,
-    A: tl.constexpr, B: tl.constexpr, RELU: tl.constexpr, HALF_TOO: tl.constexpr,
+    A: tl.constexpr, B: tl.constexpr, RELU: tl.constexpr,
     BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     image = tl.program_id(0).to(tl.int64)
@@ -63,16 +63,14 @@ def _forward(  # type: ignore[no-untyped-def]
         y = o + s + alpha[None, :] * m * s
         if RELU:
             y = tl.where(y < 0, 0.0, y)  # keeps NaN, as torch does
-        tl.store(y_p + place, y, mask=inside)
-        if HALF_TOO:
-            tl.store(half_p + place, y.to(half_p.dtype.element_ty), mask=inside)
+        tl.store(y_p + place, y.to(y_p.dtype.element_ty), mask=inside)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _backward(  # type: ignore[no-untyped-def]
-    g_p, g2_p, sign_p, z_p, s_p, of_o_p, of_s_p, terms_p, scale_p, shift_p, s_scale_p, s_shift_p, alpha_p, log_sum_p,
+    g_p, y_p, z_p, s_p, of_o_p, of_s_p, terms_p, scale_p, shift_p, s_scale_p, s_shift_p, alpha_p, log_sum_p,
     peak_p, channels, positions, c_stride, p_stride, alpha_stride, inverse_temperature, gain,
-    A: tl.constexpr, B: tl.constexpr, TWO: tl.constexpr, RELU: tl.constexpr,
+    A: tl.constexpr, B: tl.constexpr, RELU: tl.constexpr,
     BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     image = tl.program_id(0).to(tl.int64)
@@ -94,10 +92,8 @@ def _backward(  # type: ignore[no-untyped-def]
             inside = (p < positions)[:, None] & real[None, :]
             place = base + p[:, None] * p_stride
             g = _load(g_p, place, inside)
-            if TWO:
-                g += _load(g2_p, place, inside)
             if RELU:
-                g = tl.where(_load(sign_p, place, inside) > 0, g, 0.0)
+                g = tl.where(_load(y_p, place, inside) > 0, g, 0.0)
             o = _load(z_p, place, inside) * scale[None, :] + shift[None, :]
             s = _load(s_p, place, inside) * s_scale[None, :] + s_shift[None, :]
             m = tl.exp(o * inverse_temperature - peak[None, :] - log_sum[None, :])
@@ -116,24 +112,23 @@ class TritonKernels:
 
     def forward(
         self, z: Tensor, a: Affine | None, s: Tensor, b: Affine | None, alpha: Tensor, settings: Settings
-    ) -> tuple[Tensor, Tensor | None, Softmax]:
+    ) -> tuple[Tensor, Softmax]:
         """See `Kernels`."""
         form, launch = memory_format(z), _Launch(z, a, b, alpha)
         z, s = (t.contiguous(memory_format=form) for t in (z, s))
-        y = torch.empty_like(z, dtype=torch.float32)
-        half = torch.empty_like(z) if z.dtype in HALF else None
+        y = torch.empty_like(z)
         log_sum, peak = (z.new_empty(z.shape[:2], dtype=torch.float32) for _ in range(2))
         _forward[launch.grid](
-            *(z, s, y, y if half is None else half, *launch.vectors, log_sum, peak, *launch.sizes),
+            *(z, s, y, *launch.vectors, log_sum, peak, *launch.sizes),
             *(1 / settings.temperature, math.log(settings.gain)),
-            **launch.kind, RELU=settings.relu, HALF_TOO=half is not None,
+            **launch.kind, RELU=settings.relu,
         )  # fmt: skip
-        return y, half, Softmax(log_sum, peak)
+        return y, Softmax(log_sum, peak)
 
     def backward(
         self,
-        grads: list[Tensor],
-        sign: Tensor | None,
+        grad: Tensor,
+        y: Tensor | None,
         z: Tensor,
         a: Affine | None,
         s: Tensor,
@@ -141,17 +136,15 @@ class TritonKernels:
         alpha: Tensor,
         softmax: Softmax,
         settings: Settings,
-        s_dtype: torch.dtype,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """See `Kernels`."""
         form, launch = memory_format(z), _Launch(z, a, b, alpha)
-        given = [t.contiguous(memory_format=form) for t in (*grads, grads[0])[:2]]
-        z, s = (t.contiguous(memory_format=form) for t in (z, s))
-        of_o, of_s, terms = torch.empty_like(z), torch.empty_like(z, dtype=s_dtype), torch.empty_like(softmax.log_sum)
+        z, s, grad = (t.contiguous(memory_format=form) for t in (z, s, grad))
+        of_o, of_s, terms = torch.empty_like(z), torch.empty_like(z), torch.empty_like(softmax.log_sum)
         _backward[launch.grid](
-            *(*given, z if sign is None else sign, z, s, of_o, of_s, terms, *launch.vectors, *softmax, *launch.sizes),
+            *(grad, z if y is None else y, z, s, of_o, of_s, terms, *launch.vectors, *softmax, *launch.sizes),
             *(1 / settings.temperature, settings.gain),
-            **launch.kind, TWO=len(grads) > 1, RELU=sign is not None,
+            **launch.kind, RELU=y is not None,
         )  # fmt: skip
         return of_o, of_s, terms
 

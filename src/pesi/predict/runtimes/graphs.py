@@ -5,14 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
-import platform
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pesi.datasets.cache import default_cache_dir
-from pesi.files import whole_file
+from pesi.files import default_cache_dir, whole_file
+from pesi.machine import processor_kind
 
 _MAGIC = b"pesi graph 1\n"
 _ALIGNED = 4096  # a page: where the library's bytes begin
@@ -25,21 +23,9 @@ class Graph(NamedTuple):
     data: memoryview
 
 
-@cache
-def machine() -> str:
-    """A digest of the processor's kind: what was made for one may not run on another that shares the cache."""
-    told = [platform.machine(), platform.system()]
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-        told += sorted({line for line in lines if line.split(":")[0].strip() in ("model name", "flags", "Features")})
-    except OSError:
-        told.append(platform.processor())  # on Linux it would start a program to ask
-    return hashlib.sha256("\n".join(told).encode()).hexdigest()[:12]
-
-
 def graph_path(key: str, runtime: str, precision: str) -> Path:
     """Where the graph of a program (`Program.key`) is kept."""
-    return default_cache_dir() / "graphs" / f"{key[:24]}-{runtime}-{precision}-{machine()}.graph"
+    return default_cache_dir() / "graphs" / f"{key[:24]}-{runtime}-{precision}-{processor_kind()}.graph"
 
 
 def keep_graph(path: Path, header: Mapping[str, Any], data: bytes) -> None:

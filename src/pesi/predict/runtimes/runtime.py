@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pesi.errors import ChoiceError, PesiError, StorageError
+from pesi.machine import processor_kind
 from pesi.predict.runtimes.exports import ExportedGraph, exported_graphs
-from pesi.predict.runtimes.graphs import graph_path, keep_graph, kept_graph, machine
+from pesi.predict.runtimes.graphs import graph_path, keep_graph, kept_graph
 from pesi.predict.runtimes.session import Backend, GraphSession, Program, Session
 from pesi.version import __version__
 
@@ -237,7 +238,7 @@ class Runtime:
             "precision": precision,
             "version": library.version(),
             "pesi": __version__,
-            "machine": machine(),
+            "machine": processor_kind(),
             "exported": "",
         }
         own = [each for each in exported_graphs(self.exports, name, precision) if each.record.program == program.key]
