@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pesi.datasets.cache import default_cache_dir
 from pesi.errors import BundleError
+from pesi.files import default_cache_dir
 
 GRAPHS, RECORD = "graphs", "export.json"
 
