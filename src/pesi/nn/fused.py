@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from pesi.nn.kernels import Affine, Kernels, Settings, Softmax, TorchKernels, work_type
-from pesi.nn.native import NativeKernels, native_kernels
+from pesi.nn.native import NATIVE, NativeKernels, native_kernels
 
 Implementation = Literal["auto", "plain", "torch", "native", "triton"]
 _TORCH = TorchKernels()
@@ -78,7 +78,7 @@ def kernels_for(o: Branch, s: Branch) -> Kernels | None:
     if device != "cpu":
         return None
     # Without gradients the numbers at alpha 0 stay a plain network's, bit for bit, and nobody waits for a compiler.
-    return (native_kernels() if torch.is_grad_enabled() else None) or _TORCH
+    return (native_kernels() if o.z.dtype in NATIVE and torch.is_grad_enabled() else None) or _TORCH
 
 
 def _computable(norm: nn.Module, z: Tensor) -> bool:
@@ -157,7 +157,8 @@ class _AttentionResidual(torch.autograd.Function):
         y, softmax = kernels.forward(z, a, s, b, alpha, settings)
         if any(ctx.needs_input_grad):
             ctx.a, ctx.b, ctx.settings, ctx.kernels = a, b, settings, kernels
-            ctx.save_for_backward(z, a_weight, s, b_weight, alpha, *softmax, y if settings.relu else None)
+            kept = y if settings.relu and kernels.needs_result else None
+            ctx.save_for_backward(z, a_weight, s, b_weight, alpha, *softmax, kept)
         return y
 
     @staticmethod

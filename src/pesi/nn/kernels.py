@@ -51,7 +51,13 @@ class Softmax(NamedTuple):
 
 
 class Kernels(Protocol):
-    """The arithmetic, forward and backward; `a` and `b` are the norms of z and s."""
+    """The arithmetic, forward and backward; `a` and `b` are the norms of z and s.
+
+    Attributes:
+        needs_result: Whether `backward` is given y where there is a ReLU.
+    """
+
+    needs_result: bool
 
     def forward(
         self, z: Tensor, a: Affine | None, s: Tensor, b: Affine | None, alpha: Tensor, settings: Settings
@@ -74,7 +80,7 @@ class Kernels(Protocol):
 
         Args:
             grad: Of y.
-            y: As `forward` gave it; None: no ReLU.
+            y: As `forward` gave it; None: no ReLU, or not `needs_result`.
             z, a, s, b, alpha, settings: As in `forward`.
             softmax: As `forward` gave it.
         """
@@ -93,6 +99,8 @@ def memory_format(x: Tensor) -> torch.memory_format:
 
 class TorchKernels:
     """On a CPU some images at a time, in buffers that stay in the cache; on a GPU all at once."""
+
+    needs_result = True
 
     def forward(
         self, z: Tensor, a: Affine | None, s: Tensor, b: Affine | None, alpha: Tensor, settings: Settings

@@ -21,11 +21,11 @@ from torch import Tensor
 from pesi.errors import PesiError
 from pesi.files import default_cache_dir, whole_file
 from pesi.machine import processor_kind
-from pesi.nn.kernels import Affine, Settings, Softmax, TorchKernels, memory_format
+from pesi.nn.kernels import Affine, Settings, Softmax, memory_format
 
 _SOURCE = Path(__file__).with_name("tail.c")
 _FLAGS = ("-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
-_SUFFIXES = {torch.float32: "float", torch.bfloat16: "bfloat16"}
+NATIVE = {torch.float32: "float", torch.bfloat16: "bfloat16"}
 _LANES = 1024  # of tail.c
 _SECONDS = 120.0  # for the compiler, which takes two or three
 
@@ -34,7 +34,7 @@ class _Tail(ctypes.Structure):
     """`Tail` of tail.c."""
 
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("z", "s", "y", "grad", "out", "of_o", "of_s")),
+        *((name, ctypes.c_void_p) for name in ("z", "s", "grad", "out", "of_o", "of_s")),
         *((name, ctypes.c_void_p) for name in ("scale", "shift", "s_scale", "s_shift", "alpha")),
         *((name, ctypes.c_void_p) for name in ("log_sum", "peak", "terms")),
         *((name, ctypes.c_int64) for name in ("images", "channels", "positions", "block")),
@@ -80,21 +80,21 @@ def compiled() -> Path:
 
 
 class NativeKernels:
-    """float32 and bfloat16 by the library, other types by torch; maps in z's memory format.
+    """Maps in one of `NATIVE`, in z's memory format.
 
     Raises:
         OSError, SubprocessError, PesiError: See `compiled`.
     """
 
+    needs_result = False
+
     def __init__(self) -> None:
-        self._library, self._others = ctypes.CDLL(str(compiled())), TorchKernels()
+        self._library = ctypes.CDLL(str(compiled()))
 
     def forward(
         self, z: Tensor, a: Affine | None, s: Tensor, b: Affine | None, alpha: Tensor, settings: Settings
     ) -> tuple[Tensor, Softmax]:
         """See `Kernels`."""
-        if z.dtype not in _SUFFIXES:
-            return self._others.forward(z, a, s, b, alpha, settings)
         form = memory_format(z)
         z, s = z.contiguous(memory_format=form), s.contiguous(memory_format=form)
         y = torch.empty_like(z, memory_format=form)
@@ -115,13 +115,11 @@ class NativeKernels:
         settings: Settings,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """See `Kernels`."""
-        if z.dtype not in _SUFFIXES:
-            return self._others.backward(grad, y, z, a, s, b, alpha, softmax, settings)
         form = memory_format(z)
         z, s, grad = (t.contiguous(memory_format=form) for t in (z, s, grad))
         of_o, of_s = (torch.empty_like(z, memory_format=form) for _ in range(2))
         terms = torch.empty_like(softmax.log_sum)
-        maps = {"z": z, "s": s, "y": z if y is None else y, "grad": grad, "of_o": of_o, "of_s": of_s, "terms": terms}
+        maps = {"z": z, "s": s, "grad": grad, "of_o": of_o, "of_s": of_s, "terms": terms}
         self._call("backward", maps, a, b, alpha, softmax, settings)
         return of_o, of_s, terms
 
@@ -155,4 +153,4 @@ class NativeKernels:
             inverse_temperature=1 / settings.temperature,
             gain=settings.gain,
         )
-        getattr(self._library, f"{name}_{_SUFFIXES[z.dtype]}")(ctypes.byref(tail))
+        getattr(self._library, f"{name}_{NATIVE[z.dtype]}")(ctypes.byref(tail))

@@ -14,7 +14,7 @@
 #define LOG2_E 1.44269504f
 
 typedef struct {
-    const void *z, *s, *y, *grad;
+    const void *z, *s, *grad;
     void *out, *of_o, *of_s;
     const float *scale, *shift, *s_scale, *s_shift, *alpha; /* a value a channel; NULL: no norm */
     float *log_sum, *peak, *terms;                          /* a value a channel of each image; peak in units of log 2 */
@@ -187,32 +187,36 @@ void NAME(forward)(const Tail *t) {
     }
 }
 
-/* The sums of g s M, where g is the gradient that passes the ReLU. */
-static void NAME(products)(Task at, const MAP *restrict z, const MAP *restrict s, const MAP *restrict y,
-                           const MAP *restrict grad, const float *restrict sharp, const float *restrict sharp_shift,
-                           const float *restrict s_scale, const float *restrict s_shift, const float *restrict peak,
+/* The sums of g s M, where g is the gradient that passes the ReLU: where the result, computed anew, is above `least`. */
+static void NAME(products)(Task at, const MAP *restrict z, const MAP *restrict s, const MAP *restrict grad,
+                           const float *restrict scale, const float *restrict shift, const float *restrict sharp,
+                           const float *restrict sharp_shift, const float *restrict s_scale,
+                           const float *restrict s_shift, const float *restrict peak, const float *restrict weight,
                            float least, float *restrict sum) {
     memset(sum, 0, sizeof(float) * at.lanes);
     ROWS {
         EACH {
-            const float e = power_of_2(READ(z[first + c]) * sharp[c] + sharp_shift[c] - peak[c]);
-            const float given = READ(grad[first + c]), g = READ(y[first + c]) > least ? given : 0;
-            sum[c] += g * e * (READ(s[first + c]) * s_scale[c] + s_shift[c]);
+            const float from = READ(z[first + c]), low = READ(s[first + c]) * s_scale[c] + s_shift[c];
+            const float e = power_of_2(from * sharp[c] + sharp_shift[c] - peak[c]), m = e * weight[c];
+            const float y = from * scale[c] + shift[c] + low + m * low, given = READ(grad[first + c]);
+            sum[c] += (y > least ? given : 0) * e * low;
         }
     }
 }
 
-static void NAME(grads)(Task at, const MAP *restrict z, const MAP *restrict s, const MAP *restrict y,
-                        const MAP *restrict grad, MAP *restrict of_o, MAP *restrict of_s, const float *restrict sharp,
-                        const float *restrict sharp_shift, const float *restrict s_scale, const float *restrict s_shift,
-                        const float *restrict peak, const float *restrict weight, const float *restrict mean,
-                        float least, float inverse_temperature) {
+static void NAME(grads)(Task at, const MAP *restrict z, const MAP *restrict s, const MAP *restrict grad,
+                        MAP *restrict of_o, MAP *restrict of_s, const float *restrict scale,
+                        const float *restrict shift, const float *restrict sharp, const float *restrict sharp_shift,
+                        const float *restrict s_scale, const float *restrict s_shift, const float *restrict peak,
+                        const float *restrict weight, const float *restrict mean, float least,
+                        float inverse_temperature) {
     ROWS {
         EACH {
-            const float e = power_of_2(READ(z[first + c]) * sharp[c] + sharp_shift[c] - peak[c]), m = e * weight[c];
-            const float given = READ(grad[first + c]), g = READ(y[first + c]) > least ? given : 0;
-            const float q = g * (READ(s[first + c]) * s_scale[c] + s_shift[c]) - mean[c];
-            of_o[first + c] = WRITE(g + m * q * inverse_temperature);
+            const float from = READ(z[first + c]), low = READ(s[first + c]) * s_scale[c] + s_shift[c];
+            const float m = power_of_2(from * sharp[c] + sharp_shift[c] - peak[c]) * weight[c];
+            const float y = from * scale[c] + shift[c] + low + m * low, given = READ(grad[first + c]);
+            const float g = y > least ? given : 0;
+            of_o[first + c] = WRITE(g + m * (g * low - mean[c]) * inverse_temperature);
             of_s[first + c] = WRITE(g + m * g);
         }
     }
@@ -223,32 +227,32 @@ void NAME(backward)(const Tail *t) {
 #pragma omp parallel for num_threads(t->threads) schedule(static)
     for (int64_t number = 0; number < tasks; number++) {
         const Task at = task(t, number);
-        float sharp[LANES], sharp_shift[LANES], s_scale[LANES], s_shift[LANES];
+        float scale[LANES], shift[LANES], sharp[LANES], sharp_shift[LANES], s_scale[LANES], s_shift[LANES];
         float sum[LANES], peak[LANES], weight[LANES], mean[LANES];
         const float *const log_sum = t->log_sum + at.place, least = t->relu ? 0 : -INFINITY;
         float *const terms = t->terms + at.place;
-        spread(at, t->scale ? t->scale + at.channel : NULL, 1, sharp);
-        spread(at, t->shift ? t->shift + at.channel : NULL, 0, sharp_shift);
+        spread(at, t->scale ? t->scale + at.channel : NULL, 1, scale);
+        spread(at, t->shift ? t->shift + at.channel : NULL, 0, shift);
         spread(at, t->s_scale ? t->s_scale + at.channel : NULL, 1, s_scale);
         spread(at, t->s_shift ? t->s_shift + at.channel : NULL, 0, s_shift);
         spread(at, t->peak + at.place, 0, peak);
+        spread(at, log_sum, 0, weight);
+        spread(at, t->alphas ? t->alpha + at.channel : NULL, t->alpha[0], sum);
         for (int c = 0; c < at.lanes; c++) {
-            sharp[c] *= t->inverse_temperature * LOG2_E;
-            sharp_shift[c] *= t->inverse_temperature * LOG2_E;
+            sharp[c] = scale[c] * (t->inverse_temperature * LOG2_E);
+            sharp_shift[c] = shift[c] * (t->inverse_temperature * LOG2_E);
+            weight[c] = expf(-weight[c]) * sum[c];
         }
-        NAME(products)(at, t->z, t->s, t->y, t->grad, sharp, sharp_shift, s_scale, s_shift, peak, least, sum);
+        NAME(products)(at, t->z, t->s, t->grad, scale, shift, sharp, sharp_shift, s_scale, s_shift, peak, weight, least,
+                       sum);
         gather(at, sum, terms, 0);
         for (int c = 0; c < at.channels; c++)
             terms[c] *= expf(-log_sum[c]);
         spread(at, terms, 0, mean);
-        spread(at, log_sum, 0, weight);
-        spread(at, t->alphas ? t->alpha + at.channel : NULL, t->alpha[0], sum);
-        for (int c = 0; c < at.lanes; c++) {
+        for (int c = 0; c < at.lanes; c++)
             mean[c] /= t->gain;
-            weight[c] = expf(-weight[c]) * sum[c];
-        }
-        NAME(grads)(at, t->z, t->s, t->y, t->grad, t->of_o, t->of_s, sharp, sharp_shift, s_scale, s_shift, peak, weight,
-                    mean, least, t->inverse_temperature);
+        NAME(grads)(at, t->z, t->s, t->grad, t->of_o, t->of_s, scale, shift, sharp, sharp_shift, s_scale, s_shift, peak,
+                    weight, mean, least, t->inverse_temperature);
     }
 }
 #endif

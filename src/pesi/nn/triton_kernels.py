@@ -110,6 +110,8 @@ def _backward(  # type: ignore[no-untyped-def]
 class TritonKernels:
     """A launch forward and one backward; maps in z's memory format, arithmetic in float32."""
 
+    needs_result = True
+
     def forward(
         self, z: Tensor, a: Affine | None, s: Tensor, b: Affine | None, alpha: Tensor, settings: Settings
     ) -> tuple[Tensor, Softmax]:
