@@ -168,8 +168,9 @@ def tables_text(
         "scores are averaged. A difference is called *shown* only if the intervals of both, seeds averaged and one "
         "network, exclude zero; if it is of the same networks or of more than one seed; if both were trained in the "
         "same arithmetic; and if, where one of them crops, it is there without the images that the segmenter had "
-        "learned from. In bf16 the convolutions run in bfloat16; the residual stream is float32 with the attention "
-        "spatial, spatial-mean1 or channel and bfloat16 without, with sigmoid or se, as each would be used.",
+        "learned from. In bf16 the convolutions run in bfloat16; the residual stream was float32 with the "
+        "attention spatial, spatial-mean1 or channel and bfloat16 without, with sigmoid or se (since then each block "
+        "adds up in float32 and gives bfloat16).",
         *(section(result, figures, page) for result in results if not result.empty),
         *(["## Ensembles", averaged, ensemble_tables(ensembles)] if ensembles else []),
     ]

@@ -70,7 +70,7 @@ def test_value_and_gradients_are_those_of_float64(dtype, projected, memory_forma
     parameters = [p for norm in norms if norm is not None for p in norm.parameters()]
     wanted = torch.autograd.grad(wanted_y, [*exact, *parameters], grad.double())
     assert y.dtype == dtype
-    rounding = 1e-4 if dtype == torch.float32 else 2**-8
+    rounding = 1e-4 if dtype == torch.float32 else 2**-7  # the interpreter cuts bfloat16 off
     torch.testing.assert_close(y.double(), wanted_y, rtol=rounding, atol=1e-4)
     assert y.is_contiguous(memory_format=memory_format)
     for ours, exactly in zip(got, wanted, strict=True):
