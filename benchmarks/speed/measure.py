@@ -46,6 +46,7 @@ from subjects import (
     one_member,
     opened,
     operations,
+    processor_seconds,
     runtimes,
     squares,
     step_memory,
@@ -55,7 +56,6 @@ from subjects import (
 from pesi.errors import PesiError
 from pesi.images.decode import decode_image
 from pesi.machine import available_cores, keep_memory
-from pesi.predict.classifier import Classifier
 from pesi.predict.loading import load
 from pesi.train.environment import git_commit
 
@@ -233,7 +233,7 @@ class Measurement:
         """Folders of files, as the command takes them by itself."""
         cores = available_cores()
         for name, bundle in self.bundles.items():
-            busy = self._processor_seconds(opened(bundle, Subject("shipped")))
+            busy = float(process([__file__, "--processor", bundle, self.images[0].parent]).output)
             for count in self.options.counts:
                 folder = self.work / f"folder-{count}"
                 if not folder.exists():
@@ -251,15 +251,6 @@ class Measurement:
                     ("bytes", float(ended.memory), None),
                 ):
                     yield Figure("folder", *subject, count, unit, value, value, value, 1, limit=limit)
-
-    def _processor_seconds(self, classifier: Classifier) -> float:
-        """Of one image's decoding and networks, on one thread."""
-        torch.set_num_threads(1)
-        cut = [classifier.squares(path) for path in self.images]
-        reading = min(seconds_of(lambda: [decode_image(path) for path in self.images]) for _ in range(3))
-        network = min(seconds_of(lambda: classifier.outputs(cut)) for _ in range(3))
-        torch.set_num_threads(self.options.threads)
-        return (reading + network) / len(self.images)
 
     def before(self) -> Iterator[Figure]:
         """The same folder and bundle by an earlier commit."""
@@ -284,6 +275,8 @@ class Measurement:
                 now: lambda: process([*command, *asked(now)]).seconds,
                 then: lambda: process(command, source=tree).seconds,
             }
+            for source in (ROOT, tree):  # graphs and bytecode are made once
+                process([*PREDICT, folder / "000000.jpg", *command[len(PREDICT) + 1 :]], source=source)
             found = alternating(works, min(self.options.repeats, 3))
             yield from figures("before", "images/s", found, lambda subject: then, count)
         finally:
@@ -312,10 +305,15 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="a try: few repeats, small folders, figures mean nothing")
     parser.add_argument("--busy", action="store_true", help="measure a busy machine all the same")
     parser.add_argument("--memory", nargs=6, help=argparse.SUPPRESS)  # one training's, in a process of its own
+    parser.add_argument("--processor", nargs=2, type=Path, help=argparse.SUPPRESS)  # a classifier's, in its own too
     options = parser.parse_args()
     if options.memory:
         name, form, _, precision, batch, device = options.memory
         print(step_memory(name, form, precision, int(batch), device))
+        return 0
+    if options.processor:
+        bundle, folder = options.processor
+        print(processor_seconds(bundle, sorted(folder.iterdir())))
         return 0
     if options.quick:
         options.repeats, options.seconds, options.batch, options.counts = 2, 0.01, 2, [4, 8]

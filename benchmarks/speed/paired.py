@@ -165,7 +165,8 @@ def process(arguments: Sequence[str | Path], *, source: Path = ROOT, threads: in
         PesiError: It failed; a status of 1 (some images refused) is none.
     """
     environment = os.environ | {"PYTHONPATH": str(source / "src")}
-    environment.pop("OMP_NUM_THREADS", None)
+    for name in ("OMP_NUM_THREADS", "PYTHONDONTWRITEBYTECODE"):  # an installation has its bytecode
+        environment.pop(name, None)
     if threads:
         environment["OMP_NUM_THREADS"] = str(threads)
     command, held = [sys.executable, *map(str, arguments)], 0

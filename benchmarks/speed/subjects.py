@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import statistics
+import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
@@ -21,11 +24,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pesi.bundle.config import BundleConfig, MemberConfig, NetworkConfig, PreprocessConfig, TaskConfig
 from pesi.errors import PesiError
+from pesi.images.decode import decode_image
+from pesi.images.transforms import fit_square
+from pesi.machine import thread_count, tune_streams, tune_threads
 from pesi.nn.block import AttendingBlock
 from pesi.nn.cnn import PesiCNN
 from pesi.nn.models import create_model
 from pesi.predict.classifier import Classifier
 from pesi.predict.loading import load
+from pesi.predict.segmenter import shipped_segmenter
 from pesi.synthetic.image import draw_parameters, render
 
 # "none" is the plain network: a ResNet-50 where that of pesi50 is asked for, an EfficientNet-Lite0 of pesi_lite0.
@@ -37,6 +44,7 @@ MEMBER, WHOLE = "one member", "all members"
 
 
 EAGER = ("eager", "float32")
+_TOGETHER = 4  # images
 _RUNTIMES = "pesi.predict.runtimes.runtime"
 
 
@@ -147,6 +155,37 @@ def operations(classifier: Classifier) -> float:
     with FlopCounterMode(display=False) as counter:
         classifier.outputs(squares(classifier, 1))
     return float(counter.get_total_flops())
+
+
+def processor_seconds(folder: Path, paths: Sequence[Path]) -> float:
+    """What an image's decoding and networks, the segmenter's too, take of processors where nothing else is done.
+
+    By the runtime that `pesi predict` takes by itself, with all cores at work, for each is slower beside the others;
+    once a process.
+    """
+    tune_threads()
+    tune_streams(len(paths))
+    cv2.setNumThreads(1)
+    classifier = load(folder, device="cpu")
+    segmenter = shipped_segmenter(classifier.runtime)
+    side = segmenter.config.preprocess.source_size
+    groups = [paths[start : start + _TOGETHER] for start in range(0, len(paths), _TOGETHER)]
+    cut = [[classifier.squares(path) for path in group] for group in groups]
+    seen = [[fit_square(decode_image(path), side, "squeeze") for path in group] for group in groups]
+
+    def work(number: int) -> None:
+        for path, square in zip(groups[number], seen[number], strict=True):
+            decode_image(path)
+            segmenter.outputs([square])
+        classifier.outputs(cut[number])
+
+    taken = []
+    with ThreadPoolExecutor(thread_count()) as pool:
+        for _ in range(4):
+            started = time.process_time()
+            list(pool.map(work, range(len(groups))))
+            taken.append((time.process_time() - started) / len(paths))
+    return statistics.median(taken[1:])
 
 
 class Step:

@@ -73,6 +73,24 @@ def tune_threads() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
+def stream_count() -> int:
+    """Images that a graph answers at once, each by its share of `thread_count`: PESI_STREAMS, else 1.
+
+    One image is answered soonest by all threads. Of many more are answered in a second where each has threads of its
+    own: those that share a layer wait for the last of them, which another program may hold up.
+    """
+    wanted = os.environ.get("PESI_STREAMS", "").strip()
+    return min(int(wanted), thread_count()) if wanted.isdecimal() and int(wanted) else 1
+
+
+def tune_streams(images: int) -> None:
+    """Set the environment for so many images, where the user has not; before networks are opened.
+
+    As many as there are threads, up to 4: each stream holds buffers of its own.
+    """
+    os.environ.setdefault("PESI_STREAMS", str(max(1, min(images, thread_count(), 4))))
+
+
 def peak_memory() -> int | None:
     """The most memory that this process has had resident, bytes (getrusage(2)); None where no one keeps count."""
     try:

@@ -24,6 +24,7 @@ from pesi.cli.prediction_run import (
 from pesi.cli.status import EXIT_REFUSED, refused_status, stoppable
 from pesi.datasets.stored import StoredImage, listed_images, opened_later
 from pesi.errors import DataError
+from pesi.machine import tune_streams
 
 if TYPE_CHECKING:
     from pesi.predict.journal import Journal
@@ -179,6 +180,7 @@ def predict(
             from pesi.predict.similar import load_reference
 
             cases = load_reference(reference)
+        tune_streams(count)
         members = [load(name, device=device, runtime=runtime, precision=precision) for name in bundle or (None,)]
         gates = gates and format_ is Format.table
         asked = (device, ray, runtime, precision)
@@ -187,7 +189,9 @@ def predict(
         if resume and file is not None and file.exists() and not (place and place.exists()):
             check_complete(file, work)
             return
-        made_from = work.made_from | {"overlay": str(bool(overlay)), "gallery": str(bool(gallery))}
+        made_from = {"overlay": str(bool(overlay)), "gallery": str(bool(gallery))}
+        if place is not None:  # else nobody goes on with it, and networks open while the first images are read
+            made_from |= work.made_from
         journals.append(stack.enter_context(Journal(place, made_from, resume=resume)))
         failed = fill(journals[0], work, outputs, progress and sys.stderr.isatty() and count > 1)
         told, unread = write(journals[0], work, outputs)

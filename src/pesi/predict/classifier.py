@@ -49,7 +49,6 @@ class Reference(Protocol):
 
     def check_bundle(self, classifier: Classifier, views: str | None) -> None:
         """Raise DataError if it was built with another bundle or other views."""
-        ...
 
     def nearest(self, features: NDArray[np.floating], k: int) -> Sequence[Similar]:
         """The cases most like one image's features (C,)."""
@@ -358,6 +357,7 @@ class Classifier(Predictor, Shared):
             read=read,
             answer=answer,
             prediction=prediction,
+            prepare=lambda: None if held_out else self.run_by,
             batch_size=batch_size,
             progress=progress,
             in_order=in_order,

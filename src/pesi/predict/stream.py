@@ -48,6 +48,7 @@ def predict_stream(
     read: Callable[[ImageSource, str], Read],
     answer: Callable[[Sequence[Read]], Sequence[Answer]],
     prediction: Callable[[str, str | None, Read, Answer, Seconds], Prediction],
+    prepare: Callable[[], object] = tuple,
     batch_size: int = 16,
     progress: Callable[[int], None] | None = None,
     in_order: bool = True,
@@ -64,6 +65,7 @@ def predict_stream(
         read: Decodes an image, given with its id; raises ImageError to refuse it. Called by several threads.
         answer: What the network says of a batch, an answer an image. Called by several threads, `on_processor`.
         prediction: Makes a Prediction of image id, path, what was read, what was answered, and seconds an image.
+        prepare: Opens the networks; called by each thread that answers, while images are read.
         batch_size: Images at a time at most; a batch is whatever has been read by then.
         progress: Called with the number of images done after every `batch_size` of them, and at the end.
         in_order: Give results in the images' order; else as they are done.
@@ -78,7 +80,7 @@ def predict_stream(
         raise ValueError(f"{counts[0]} images but {counts[1]} image ids.")
     named = with_ids(sources) if image_ids is None else zip(sources, image_ids, strict=True)
     cores = max(1, min([thread_count(), *counts]))
-    stream = _Stream(named, read, answer, prediction, batch_size, in_order)
+    stream = _Stream(named, read, answer, prediction, prepare, batch_size, in_order)
     finished = 0
     with stream.running(readers=max(2, cores), answerers=cores if on_processor else 1):
         for result in stream.results():
@@ -99,10 +101,12 @@ class _Stream(Generic[Read, Answer]):
         read: Callable[[ImageSource, str], Read],
         answer: Callable[[Sequence[Read]], Sequence[Answer]],
         prediction: Callable[[str, str | None, Read, Answer, Seconds], Prediction],
+        prepare: Callable[[], object],
         batch_size: int,
         in_order: bool,
     ) -> None:
         self._named, self._read, self._answer, self._prediction = named, read, answer, prediction
+        self._prepare = prepare
         self._batch_size, self._in_order, self._answerers = batch_size, in_order, 1
         self._changed = Condition()
         self._taken = self._given = self._started = 0  # images taken, results given, threads that are at work
@@ -251,6 +255,7 @@ class _Stream(Generic[Read, Answer]):
             thread.start()
 
     def _answer_batches(self) -> None:
+        self._prepare()
         while batch := self._batch():
             began = time.perf_counter()
             answers = self._answer([reading for _, reading, _ in batch])
@@ -263,7 +268,7 @@ class _Stream(Generic[Read, Answer]):
                     self._changed.notify_all()
 
     def _batch(self) -> list[tuple[_Item, Read, float]]:
-        """What has been read, a thread's share of it, at most a batch; nothing where no more will come."""
+        """What has been read, at most a batch, and so little that none has much left when the others are done."""
         with self._changed:
             while not (
                 self._ready or self._stopped or (self._all_taken and not self._waiting and not self._being_read)
@@ -271,7 +276,7 @@ class _Stream(Generic[Read, Answer]):
                 self._changed.wait()
             if self._stopped:
                 return []
-            count = min(self._batch_size, -(-len(self._ready) // self._answerers))
+            count = min(self._batch_size, -(-len(self._ready) // (2 * self._answerers - 1)))
             batch, self._ready = self._ready[:count], self._ready[count:]
             return batch
 

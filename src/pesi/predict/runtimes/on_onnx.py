@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pesi.machine import thread_count
+from pesi.machine import stream_count, thread_count
 
 if TYPE_CHECKING:
     from torch import nn
@@ -112,7 +112,7 @@ def _options() -> Any:
     import onnxruntime as ort
 
     options = ort.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = thread_count(), 1
+    options.intra_op_num_threads, options.inter_op_num_threads = thread_count() // stream_count(), 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # other programs may want the core
     options.log_severity_level = 3  # errors: a graph that is fit for this processor alone is what is wanted
     return options

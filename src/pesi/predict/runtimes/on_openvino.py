@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pesi.machine import thread_count
+from pesi.machine import stream_count, thread_count
 
 if TYPE_CHECKING:
     from torch import nn
@@ -133,11 +133,11 @@ def _hint(precision: str) -> str:
 
 
 def _settings(precision: str) -> dict[str, Any]:
-    # Without the hint, processors that have bfloat16 would compute in it. One stream: calls of several threads wait
-    # for one another, so that a process never runs more than its threads; unpinned, for other programs may run beside.
+    # Without the hint, processors that have bfloat16 would compute in it. Calls beyond the streams wait for others,
+    # so that a process never runs more than its threads; unpinned, for other programs may run beside.
     return {
         "INFERENCE_PRECISION_HINT": _hint(precision),
         "INFERENCE_NUM_THREADS": thread_count(),
-        "NUM_STREAMS": 1,
+        "NUM_STREAMS": stream_count(),
         "ENABLE_CPU_PINNING": False,
     }

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 Arrays = dict[str, NDArray[np.float32]]
 
-# Pictures a pass on a CPU. More is no faster, and needs buffers that are mapped anew in every layer, which can cost
-# more than the arithmetic.
-CPU_PICTURES = 8
+# Pictures a pass on a CPU, by PyTorch and by a graph. More is no faster, and needs buffers that are mapped anew in
+# every layer, which can cost more than the arithmetic.
+CPU_PICTURES, GRAPH_PICTURES = 8, 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,8 +114,8 @@ class GraphSession:
         """Pictures (N, S, S, 3) -> the program's outputs."""
         if not len(pictures):
             return {name: np.zeros((0, *shape), np.float32) for name, shape in self._outputs.items()}
-        starts = range(0, len(pictures), CPU_PICTURES)
-        passes = [self._run(np.ascontiguousarray(pictures[start : start + CPU_PICTURES])) for start in starts]
+        starts = range(0, len(pictures), GRAPH_PICTURES)
+        passes = [self._run(np.ascontiguousarray(pictures[start : start + GRAPH_PICTURES])) for start in starts]
         return {
             name: np.concatenate(parts) if len(parts) > 1 else parts[0]
             for name, parts in zip(self._outputs, zip(*passes, strict=True), strict=True)
