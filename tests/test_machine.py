@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pesi.machine import available_cores, thread_count
+from pesi.machine import available_cores, stream_count, thread_count, tune_streams
 
 SCRIPT = """
 import resource
@@ -102,6 +102,18 @@ def test_threads_by_openmp_s_own_variable(asked, threads, monkeypatch) -> None:
     monkeypatch.setattr("pesi.machine.available_cores", lambda: 9)
     monkeypatch.setenv("OMP_NUM_THREADS", asked) if asked is not None else monkeypatch.delenv("OMP_NUM_THREADS")
     assert thread_count() == threads
+
+
+@pytest.mark.parametrize(("images", "threads", "streams"), [(1, 8, 1), (100, 8, 4), (100, 2, 2), (3, 8, 3), (0, 2, 1)])
+def test_streams_by_the_images_and_the_threads(images, threads, streams, monkeypatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
+    monkeypatch.setenv("PESI_STREAMS", "")
+    assert stream_count() == 1
+    monkeypatch.delenv("PESI_STREAMS")
+    tune_streams(images)
+    assert stream_count() == streams
+    tune_streams(1)  # what is set stays
+    assert stream_count() == streams
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="not the OpenMP of GNU")

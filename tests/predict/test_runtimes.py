@@ -220,7 +220,9 @@ def test_a_kept_graph_answers_without_torch(several_folder: Path, spots: pd.Data
     """PyTorch takes seconds to import: once graphs are there, nothing on the way to an answer may ask for it."""
     needs("openvino")
     said = "import sys, pesi; print(pesi.load(sys.argv[1], runtime='openvino').predict(sys.argv[2]).runtime)"
-    heavy = "; print(*sorted({'torch', 'pandas', 'sklearn', 'matplotlib', 'pyarrow'} & {*sys.modules}))"
+    heavy = (
+        "; print(*sorted({'torch', 'scipy', 'jinja2', 'pandas', 'sklearn', 'matplotlib', 'pyarrow'} & {*sys.modules}))"
+    )
     command = [sys.executable, "-c", said + heavy, str(several_folder), spots["path"].iloc[0]]
     for _ in range(2):  # the first may build
         done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -109,6 +109,47 @@ def test_a_slow_image_holds_up_nobody_but_itself() -> None:
     assert [int(each.image_id) for each in found] == list(range(1, 300))
 
 
+def test_a_processor_answers_two_together_while_more_are_read() -> None:
+    sizes: list[int] = []
+
+    def read(path: Any, image_id: str) -> int:
+        time.sleep(0.005)
+        return number(path, image_id)
+
+    def answer(readings: Sequence[int]) -> list[int]:
+        sizes.append(len(readings))
+        return double(readings)
+
+    assert [each.answer for each in run(60, read=read, answer=answer)] == [2 * place for place in range(60)]
+    assert sorted(sizes)[len(sizes) // 2] >= 2  # it takes no time to answer them, so that one alone would be the rule
+
+
+def test_one_that_is_read_does_not_wait_for_those_that_are_stuck() -> None:
+    let = threading.Event()
+    limit = threading.Timer(30, let.set)
+    limit.start()
+
+    def read(path: Any, image_id: str) -> int:
+        if image_id != "0":
+            let.wait()
+        return number(path, image_id)
+
+    found = run(20, read=read, in_order=False, batch_size=8)
+    assert next(found).image_id == "0"
+    assert not let.is_set()
+    let.set()
+    limit.cancel()
+    assert sorted(int(each.image_id) for each in found) == list(range(1, 20))
+
+
+def test_networks_open_in_the_threads_that_answer() -> None:
+    opened: list[str] = []
+    found = list(run(5, prepare=lambda: opened.append(threading.current_thread().name)))
+    assert len(found) == 5
+    assert threading.current_thread().name not in opened
+    assert len(set(opened)) == 3
+
+
 def _when(condition: Any, act: Any) -> None:
     for _ in range(2000):
         if condition():

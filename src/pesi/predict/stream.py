@@ -30,6 +30,8 @@ Seconds = dict[str, float]
 _STALLED = 300.0  # seconds of reading one image, after which it is given up: the disk or the network is gone
 _BEHIND = 1024  # results that may wait for a slow image, where they are wanted in order
 _LEAVE = 10.0  # seconds to let threads finish what they are at
+_FEWEST = 2  # images that a processor's thread answers together, for a network takes a quarter longer for one alone,
+_PATIENCE = 0.1  # if they come within so many seconds
 _LOOK = 1.0  # seconds between two looks for a stalled image
 
 
@@ -270,13 +272,17 @@ class _Stream(Generic[Read, Answer]):
     def _batch(self) -> list[tuple[_Item, Read, float]]:
         """What has been read, at most a batch, and so little that none has much left when the others are done."""
         with self._changed:
-            while not (
-                self._ready or self._stopped or (self._all_taken and not self._waiting and not self._being_read)
-            ):
-                self._changed.wait()
+            fewest = 1 if self._answerers == 1 else min(_FEWEST, self._batch_size)
+            while not self._stopped:
+                if self._ready and (len(self._ready) >= fewest or not self._waiting):
+                    break
+                if self._all_taken and not (self._ready or self._waiting or self._being_read):
+                    break
+                if not self._changed.wait(_PATIENCE if self._ready else None) and self._ready:
+                    break
             if self._stopped:
                 return []
-            count = min(self._batch_size, -(-len(self._ready) // (2 * self._answerers - 1)))
+            count = min(self._batch_size, max(fewest, -(-len(self._ready) // (2 * self._answerers - 1))))
             batch, self._ready = self._ready[:count], self._ready[count:]
             return batch
 
