@@ -52,7 +52,6 @@ class Reference(Protocol):
 
     def nearest(self, features: NDArray[np.floating], k: int) -> Sequence[Similar]:
         """The cases most like one image's features (C,)."""
-        ...
 
 
 class Classifier(Predictor, Shared):
@@ -142,8 +141,7 @@ class Classifier(Predictor, Shared):
 
         Args:
             folder: Its folder.
-            device, runtime, precision: See `runtimes.runtime.Runtime`; Grad-CAM needs gradients, and so PyTorch in any
-                case.
+            device, runtime, precision: See `runtimes.runtime.Runtime`; Grad-CAM is computed by PyTorch in any case.
 
         Raises:
             BundleError: It is missing, damaged or of another version.
