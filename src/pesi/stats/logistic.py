@@ -8,14 +8,14 @@ from numpy.typing import ArrayLike, NDArray
 Floats = NDArray[np.float64]
 
 
-def logsumexp(z: ArrayLike, *, axis: int, keepdims: bool = False) -> Floats:
+def logsumexp(z: ArrayLike, *, axis: int) -> Floats:
     """log(sum(exp(z))) along an axis."""
-    return np.asarray(np.logaddexp.reduce(np.asarray(z, np.float64), axis=axis, keepdims=keepdims))
+    return np.asarray(np.logaddexp.reduce(np.asarray(z, np.float64), axis=axis))
 
 
 def log_softmax(z: ArrayLike, *, axis: int = -1) -> Floats:
     """Logarithm of `softmax`."""
-    return np.asarray(np.asarray(z, np.float64) - logsumexp(z, axis=axis, keepdims=True))
+    return np.asarray(np.asarray(z, np.float64) - np.expand_dims(logsumexp(z, axis=axis), axis))
 
 
 def softmax(z: ArrayLike, *, axis: int = -1) -> Floats:
