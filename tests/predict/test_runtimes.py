@@ -7,11 +7,13 @@ import logging
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from conftest import write_several
 from pesi.errors import PesiError
@@ -227,3 +229,18 @@ def test_a_kept_graph_answers_without_torch(several_folder: Path, spots: pd.Data
     for _ in range(2):  # the first may build
         done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["openvino float32", ""]
+
+
+def test_compiled_it_gives_what_pytorch_gives(
+    several_folder: Path, several: Classifier, spots: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Recorded whole, for any number of pictures; the code is not made, for that takes minutes."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager", fullgraph=True))
+    other = Classifier.load(several_folder, device="cpu", runtime="compile")
+    pictures = [several.squares(path)[0][:64, :64] for path in spots["path"][:3]]
+    expected, found = several._networks.answers((0,), pictures), other._networks.answers((0,), pictures)
+    for a, b in zip(expected, found, strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-3, atol=1e-4)
+    alone = other._networks.answers((0,), pictures[:1])
+    np.testing.assert_allclose(alone[0], expected[0][:1], atol=1e-4)
+    assert other._networks.session((0,)).runtime == "compile"
