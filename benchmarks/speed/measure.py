@@ -301,7 +301,7 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--threads", type=int, default=available_cores())
     parser.add_argument("--device", default="cpu", help="of the training steps")
-    parser.add_argument("--before", default="before-fast", help="the earlier commit")
+    parser.add_argument("--before", default="487ff45", help="the earlier commit")
     parser.add_argument("--quick", action="store_true", help="a try: few repeats, small folders, figures mean nothing")
     parser.add_argument("--busy", action="store_true", help="measure a busy machine all the same")
     parser.add_argument("--memory", nargs=6, help=argparse.SUPPRESS)  # one training's, in a process of its own
