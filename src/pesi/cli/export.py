@@ -123,7 +123,7 @@ def export(
         labelled = records_of_task(_labelled(records, split, str(data)), classifier.task, skip_other_diagnoses)
         if limit and limit < len(labelled):
             labelled = labelled.sample(limit, random_state=seed).reset_index(drop=True)
-        measured = _measure(classifier, source, folder, runtime.value, precision.value, labelled, show)
+        measured = _measure(classifier, folder, runtime.value, precision.value, labelled, show)
         measured["on"] = f"{len(labelled)} of the {split} images of {Path(str(data)).stem}"
         write_record(place, record.model_copy(update={"measured": measured}))
         _tell(measured)
@@ -131,7 +131,7 @@ def export(
         asked = "" if bundle is None else f" --bundle {bundle}"
         print(f"To use them: pesi predict IMAGES{asked} --runtime {runtime.value} --precision {precision.value}")
     else:
-        print(f"pesi predict takes them where they are {beside}, or {cached}.")
+        print(f"pesi predict takes such graphs from {beside}, or {cached}: copy that folder into one of these.")
 
 
 def _labelled(records: pd.DataFrame, split: str, name: str) -> pd.DataFrame:
@@ -166,7 +166,6 @@ def _known(
 
 def _measure(
     classifier: Classifier,
-    source: Path,
     folder: Path,
     runtime: str,
     precision: str,
