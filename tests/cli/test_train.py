@@ -50,6 +50,7 @@ def spots_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("--accelerator", "auto"),
         ("--threads", "0"),
         ("--workers", "0"),
+        ("--device-augmentation",),
         ("--cache", "x"),
         ("--near-duplicates",),
     ],

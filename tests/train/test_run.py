@@ -56,6 +56,7 @@ def test_the_run_folder_holds_the_evidence(tiny_run, spots):
     result = json.loads((tiny_run / "result.json").read_text())
     assert result["best_epoch"] >= 1
     assert result["peak_memory"]["process"] > 1e8  # torch alone takes more
+    assert result["augmented_by"] == ("cuda" if torch.cuda.is_available() else "loader")
     recipe = load_recipe(tiny_run / "recipe.toml")
     assert recipe.precision == "32"
     splits = json.loads((tiny_run / "splits.json").read_text())

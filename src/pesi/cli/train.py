@@ -97,6 +97,13 @@ def train(
     accelerator: Annotated[str, typer.Option(help="auto, cpu or gpu.")] = "auto",
     threads: Annotated[int, typer.Option(min=0, help="Threads a process; 0: the cores, shared out.")] = 0,
     workers: Annotated[int, typer.Option(min=0, help="Loader processes; 0: load in the training process.")] = 0,
+    device_augmentation: Annotated[
+        bool | None,
+        typer.Option(
+            "--device-augmentation/--loader-augmentation",
+            help="Vary pictures on the training device, or in the loader. Default: on a CUDA GPU, where it trains.",
+        ),
+    ] = None,
     cache: Annotated[Path | None, typer.Option(help="Where decoded images are kept.")] = None,
     near_duplicates: NearDuplicatesOption = True,
     progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
@@ -163,6 +170,7 @@ def train(
                 workers=workers,
                 cache_dir=str(cache) if cache else None,
                 nodes=started.nodes if folds is None else 1,
+                device_augmentation=device_augmentation,
             )
             read = (skip_missing, skip_other_diagnoses)
             divided = (folds, members, near_duplicates)

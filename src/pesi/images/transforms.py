@@ -241,10 +241,17 @@ def augment(image: Image, draw: Draw, size: int) -> Image:
     if draw.camera is not None:
         warped = taken_by(np.asarray(warped, np.uint8), draw.camera)
     if draw.erase is not None:
-        x, y, erased = (round(value * size) for value in draw.erase)
-        top, left = max(0, y - erased // 2), max(0, x - erased // 2)
-        warped[top : y + erased // 2, left : x + erased // 2] = np.asarray(warped.mean((0, 1)), np.uint8)
+        top, left, bottom, right = erased_box(draw, size)
+        warped[top:bottom, left:right] = np.asarray(warped.mean((0, 1)), np.uint8)
     return np.asarray(warped, np.uint8)
+
+
+def erased_box(draw: Draw, size: int) -> tuple[int, int, int, int]:
+    """First and end row and column of what the draw erases of a picture: (top, left, bottom, right), 0 for nothing."""
+    if draw.erase is None:
+        return 0, 0, 0, 0
+    x, y, erased = (round(value * size) for value in draw.erase)
+    return max(0, y - erased // 2), max(0, x - erased // 2), y + erased // 2, x + erased // 2
 
 
 # Luma and colour-difference axes of NTSC's YIQ: hue is a rotation, saturation a scaling of I and Q.

@@ -16,6 +16,7 @@ from pesi.images.masks import augment_pair, resize_mask
 from pesi.images.transforms import Augmentation, augment, to_tensor
 from pesi.images.views import VIEWS, cut_views
 from pesi.taxonomy import Task
+from pesi.train.device_augmentation import unvaried
 
 
 def class_indices(records: pd.DataFrame, task: Task) -> NDArray[np.int64]:
@@ -123,6 +124,7 @@ class TrainingPictures(Dataset[tuple[Tensor | int, ...]]):
         size: Side of the results.
         masks: Lesion masks (N, S, S) uint8 as `datasets.cache.cached_masks` gives them, all 0 where there is none. With
             them an item has a third part: the mask, warped as its picture, bool (size, size).
+        on_device: Leave what can be done for a whole batch to `device_augmentation.varied`: items are `Unvaried`.
     """
 
     def __init__(
@@ -132,9 +134,11 @@ class TrainingPictures(Dataset[tuple[Tensor | int, ...]]):
         augmentation: Augmentation,
         size: int,
         masks: NDArray[np.uint8] | None = None,
+        *,
+        on_device: bool = False,
     ) -> None:
         self.squares, self.classes, self.augmentation, self.size = squares, classes, augmentation, size
-        self.masks = masks
+        self.masks, self.on_device = masks, on_device
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -145,6 +149,8 @@ class TrainingPictures(Dataset[tuple[Tensor | int, ...]]):
         draw = self.augmentation.draw(rng)
         squares = self.squares[int(rng.integers(len(self.squares)))] if len(self.squares) > 1 else self.squares[0]
         label = int(self.classes[index])
+        if self.on_device:
+            return unvaried(squares[index], label, draw, self.size, None if self.masks is None else self.masks[index])
         if self.masks is None:
             return to_tensor(augment(squares[index], draw, self.size)), label
         picture, mask = augment_pair(squares[index], self.masks[index], draw, self.size)

@@ -54,6 +54,7 @@ class RunSettings:
         workers: Loader processes; 0 loads in the training process.
         cache_dir: Where decoded images are kept, or None for the default.
         nodes: Machines; more than one where torchrun or srun starts the processes.
+        device_augmentation: Whether pictures are varied on the training device, not in the loader; None: on a CUDA GPU.
     """
 
     data: str
@@ -65,6 +66,7 @@ class RunSettings:
     workers: int = 0
     cache_dir: str | None = None
     nodes: int = 1
+    device_augmentation: bool | None = None
 
     @property
     def processes(self) -> int:

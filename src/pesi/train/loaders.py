@@ -17,12 +17,17 @@ from pesi.train.folder import Pictures
 from pesi.train.recipe import CommonPicture, CommonRecipe
 
 
-def training_loader(pictures: Pictures, recipe: CommonRecipe, workers: int, trainer: L.Trainer) -> DataLoader:
-    """Batches of augmented pictures, classes and, where there are any, masks; this process's share of each epoch."""
+def training_loader(
+    pictures: Pictures, recipe: CommonRecipe, workers: int, trainer: L.Trainer, *, on_device: bool = False
+) -> DataLoader:
+    """Batches of augmented pictures, classes and, where there are any, masks; this process's share of each epoch.
+
+    With `on_device` batches are `device_augmentation.Unvaried`.
+    """
     squares, size = [pictures.squares[name] for name in recipe.regions], recipe.picture.size
     share = {"rank": trainer.global_rank, "world_size": trainer.world_size}
     return DataLoader(
-        TrainingPictures(squares, pictures.classes, recipe.augmentation, size, pictures.masks),
+        TrainingPictures(squares, pictures.classes, recipe.augmentation, size, pictures.masks, on_device=on_device),
         recipe.batch_size,
         sampler=EpochSampler(pictures.classes, recipe.sampler, seed=recipe.seed, **share),
         drop_last=True,

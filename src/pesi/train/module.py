@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pesi.errors import PesiError
 from pesi.images.transforms import normalise
+from pesi.train.device_augmentation import Unvaried, varied
 from pesi.train.recipe import CommonRecipe
 
 
@@ -62,6 +63,10 @@ class TrainingModule(L.LightningModule):
             torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
             if self.current_epoch:  # the loader's draw, which stood here first: earlier results come out the same
                 torch.empty((), dtype=torch.int64).random_()
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Vary, here on the device, the pictures that no loader has varied."""
+        return varied(batch, self.recipe.picture.size) if isinstance(batch, Unvaried) else batch
 
     def inputs(self, pictures: Tensor) -> Tensor:
         """Pictures (N, 3, S, S), uint8 -> the network's input."""

@@ -171,6 +171,8 @@ def _train(
         progress=RunProgress(run.score, part) if show else None,
         callbacks=callbacks,
     )
+    device = trainer.strategy.root_device.type
+    on_device = device == "cuda" if settings.device_augmentation is None else settings.device_augmentation
     say(
         f"{recipe.name}: {len(training.classes)} training and {len(validation.classes)} validation images "
         f"({run.counts()}), {recipe.epochs} epochs, {recipe.precision}, {settings.processes} process(es) of {threads} "
@@ -182,7 +184,7 @@ def _train(
         fit(
             trainer,
             module,
-            training_loader(training, recipe, settings.workers, trainer),
+            training_loader(training, recipe, settings.workers, trainer, on_device=on_device),
             validation_loader(validation, recipe, settings.workers, trainer),
             checkpoint=checkpoint,
             resume=f"pesi train --resume {part.whole or folder}",
@@ -190,10 +192,10 @@ def _train(
         )
     if not trainer.is_global_zero:
         return {}
-    return _finish(run, training, validation, say)
+    return _finish(run, training, validation, say, augmented_by=device if on_device else "loader")
 
 
-def _finish(run: AnyRun, training: Pictures, validation: Pictures, say: Say) -> dict[str, Any]:
+def _finish(run: AnyRun, training: Pictures, validation: Pictures, say: Say, *, augmented_by: str) -> dict[str, Any]:
     """Write the bundle, and last of all `result.json`."""
     bundle_id, told = run.finish(training, validation)
     checkpoint = run.checkpoint()
@@ -203,6 +205,7 @@ def _finish(run: AnyRun, training: Pictures, validation: Pictures, say: Say) -> 
         "best_epoch": int(checkpoint["epoch"]) + 1,
         "scores": {name: value for name, value in last.items() if name.startswith("val/")},
         "peak_memory": {"process": peak_memory(), "gpu": torch.cuda.max_memory_allocated() or None},  # bytes
+        "augmented_by": augmented_by,
     }
     write_json(run.folder / "result.json", result)
     chosen = f"{run.recipe.select.capitalize()} epoch {result['best_epoch']}"
