@@ -129,7 +129,7 @@ class Measurement:
             needs: dict[Subject, float] = {}
             for subject, folder in group.items():
                 need = operations(opened(folder, Subject("")))
-                for runtime, precision in [EAGER] if subject.form == "naive" else runtimes():
+                for runtime, precision in [EAGER] if subject.form == "naive" else runtimes(subject.form):
                     own = subject._replace(runtime=runtime, precision=precision)
                     classifier = opened(folder, own)
                     works[own] = partial(classifier.outputs, squares(classifier, pictures))
@@ -153,7 +153,7 @@ class Measurement:
         """One file."""
         for name, folder in self.bundles.items():
             works: dict[Subject, Callable[[], object]] = {}
-            for runtime, precision in runtimes():
+            for runtime, precision in runtimes(name):
                 subject = Subject("shipped", name, runtime, precision)
                 works[subject] = partial(opened(folder, subject).predict, self.images[0])
             for work in works.values():
@@ -172,7 +172,7 @@ class Measurement:
             Subject("pesi --help"): lambda: process(["-m", "pesi", "--help"]).seconds
         }
         for name, folder in self.bundles.items():
-            for subject in (Subject("pesi predict one.jpg", name, *runtime) for runtime in (*runtimes(), ("", ""))):
+            for subject in (Subject("pesi predict one.jpg", name, *runtime) for runtime in (*runtimes(name), ("", ""))):
                 command = [*PREDICT, self.images[0], "--bundle", folder, *asked(subject)]
                 works[subject] = lambda command=command: process(command).seconds  # type: ignore[misc]
         for work in works.values():

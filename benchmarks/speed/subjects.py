@@ -48,14 +48,17 @@ _TOGETHER = 4  # images
 _RUNTIMES = "pesi.predict.runtimes.runtime"
 
 
-def runtimes() -> list[tuple[str, str]]:
-    """Runtimes that are installed here, with their precisions; not `compile`, which takes minutes to begin."""
+def runtimes(bundle: str = "") -> list[tuple[str, str]]:
+    """Runtimes that are installed here, with their precisions; not `compile`, which takes minutes to begin.
+
+    Nor int8 of `WHOLE`: its graphs would lie beside the bundle that ships, and `MEMBER` tells of each network.
+    """
     if find_spec(_RUNTIMES.rpartition(".")[0]) is None:
         return [EAGER]
     known: Any = import_module(_RUNTIMES)
     found = []
     for name, precision in product(known.RUNTIMES, known.PRECISIONS):
-        if name not in ("auto", "compile"):
+        if name not in ("auto", "compile") and not (bundle == WHOLE and precision == "int8"):
             with suppress(PesiError):
                 known.Runtime(name, precision, device="cpu")
                 found.append((name, precision))
