@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from functools import cache
 from importlib.metadata import Distribution, distributions
 from importlib.resources import files
 from importlib.util import find_spec
@@ -105,7 +104,6 @@ def _in_folder(folder: Path, distribution: str, version: str) -> Iterator[Instal
             yield InstalledBundle(path.parent.name, path.parent, distribution, version)
 
 
-@cache
 def shipped_bundle(name: str) -> Path | None:
     """The folder of a bundle that comes with the package itself; None where there is none of this name."""
     folder = Path(str(files("pesi") / "bundles" / name))

@@ -55,7 +55,7 @@ _VERBS: dict[str, tuple[str, str, str]] = {
     "export": (
         "export",
         "export",
-        "Write a classifier's networks as graphs of OpenVINO or ONNX Runtime, and what that changes.",
+        "Write a classifier's networks as graphs, compare them with PyTorch, and record what they change.",
     ),
     "describe": (
         "describe",
