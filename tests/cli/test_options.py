@@ -86,7 +86,9 @@ def test_every_verb_that_reads_a_data_set_can_be_told_which_and_to_leave_out(ver
     _, options = VERBS[verb]
     assert "--dataset" in options
     assert ("--skip-missing" in options) is (verb != "data check")  # which reports them
-    assert ("--skip-other-diagnoses" in options) is (verb in ("train", "evaluate", "compare", "audit", "calibrate"))
+    assert ("--skip-other-diagnoses" in options) is (
+        verb in ("train", "evaluate", "compare", "audit", "calibrate", "export")
+    )
 
 
 @pytest.mark.parametrize("verb", ["train", "evaluate", "compare"])
