@@ -12,8 +12,9 @@ from sklearn.metrics import roc_auc_score
 
 from conftest import write_spots
 from pesi.decide.operating import Threshold
+from pesi.evaluate import stress
 from pesi.evaluate.answer_change import call_threshold, compare_answers, single_view_probabilities
-from pesi.evaluate.stress import maps_of, mass_on, stress_test
+from pesi.evaluate.stress import Maps, maps_of, mass_on, stress_test
 from pesi.explain.localisation import attention_inside
 from pesi.explain.maps import explain
 from pesi.images.masks import LESION_ABOVE, read_mask_square
@@ -180,25 +181,43 @@ def test_mass_on_an_artefact():
     assert mass_on(np.full((4, 4), -1, np.float32), np.eye(4)) == pytest.approx(0.25)
 
 
-def test_activation_moves_onto_what_the_network_reads(classifier, squares):
-    """Spots of the called class's colour pasted beside the lesion draw the activation to themselves."""
+def test_activation_moves_onto_what_the_maps_mark(classifier, squares, monkeypatch):
+    """Spots of the called class's colour pasted beside the lesion draw to themselves maps that mark that colour."""
     images, masks, classes = squares
     spot_of = {
         int(k): np.median(np.concatenate([images[i][masks[i]] for i in np.flatnonzero(classes == k)]), axis=0)
         for k in np.unique(classes)
     }
 
-    def paste(image, mask, rng):
+    def marked(image, colour):
+        return np.exp(-np.linalg.norm(image - colour, axis=2) / 20).astype(np.float32)
+
+    def colour_of(image, mask):
         lesion = np.median(image[mask], axis=0)
-        colour = min(spot_of.values(), key=lambda value: float(np.linalg.norm(value - lesion)))
+        return min(spot_of.values(), key=lambda value: float(np.linalg.norm(value - lesion)))
+
+    def paste(image, mask, rng):
         layer = cv2.circle(np.zeros(image.shape[:2], np.uint8), (17, 17), 16, 1, -1) > 0
         changed = layer & ~mask
         result = image.copy()
-        result[changed] = colour.astype(np.uint8)
+        result[changed] = colour_of(image, mask).astype(np.uint8)
         return Perturbed(result, changed)
 
+    def maps_of_colours(classifier, images, called, made_fold):
+        for image, output in zip(images, called, strict=True):
+            yield Maps(marked(image, spot_of[int(output)]), None)
+
+    monkeypatch.setattr(stress, "maps_of", maps_of_colours)
     pasted = Perturbation("spot", "paste", "A spot of the same colour in a corner.", paste)
     (result,) = stress_test(classifier, images, classes, masks=masks, perturbations=[pasted], replicates=200)
+    assert result.attention_mass is None
+    called = single_view_probabilities(classifier, images).argmax(1)
+    expected = []
+    for image, mask, output in zip(images, masks, called, strict=True):
+        made = paste(image, mask, None)
+        before, after = (marked(each, spot_of[int(output)]) for each in (image, made.image))
+        expected.append([each[made.changed].sum() / each.sum() for each in (before, after)])
+    assert (result.cam_mass.before, result.cam_mass.after) == pytest.approx(tuple(np.mean(expected, axis=0)), rel=1e-3)
     assert result.cam_mass.area == pytest.approx(797 / 72**2, rel=0.15)  # but for the lesion
     assert result.cam_mass.shift.value == pytest.approx(result.cam_mass.after - result.cam_mass.before)
     assert result.cam_mass.shift.low > 0
