@@ -47,6 +47,7 @@ from subjects import (
     opened,
     operations,
     processor_seconds,
+    quantised,
     runtimes,
     squares,
     step_memory,
@@ -173,6 +174,8 @@ class Measurement:
         }
         for name, folder in self.bundles.items():
             for subject in (Subject("pesi predict one.jpg", name, *runtime) for runtime in (*runtimes(name), ("", ""))):
+                if subject.precision == "int8":
+                    quantised(folder, subject.runtime)
                 command = [*PREDICT, self.images[0], "--bundle", folder, *asked(subject)]
                 works[subject] = lambda command=command: process(command).seconds  # type: ignore[misc]
         for work in works.values():
