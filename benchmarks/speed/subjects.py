@@ -123,7 +123,9 @@ def naively(network: PesiCNN) -> PesiCNN:
 
 
 def bundle_of(name: str, form: str, folder: Path) -> Path:
-    """A bundle of one such network, which looks at the whole picture once."""
+    """A bundle of one such network, which looks at the whole picture once; the one that is there, if there is one."""
+    if (folder / "config.json").exists():
+        return folder
     side = SIDES.get(name, TINY_SIDE)
     options = {"attention": "spatial" if form == "naive" else form}
     member = MemberConfig(

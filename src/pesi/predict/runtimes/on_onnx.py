@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
@@ -66,15 +67,21 @@ def quantise(files: list[Path], pictures: NDArray[np.uint8]) -> None:
     graph = onnx.load(file).graph
     grouped = [node.name for node in graph.node if any(each.name == "group" and each.i > 1 for each in node.attribute)]
     quantised = file.with_name(f"{file.stem}-int8.onnx")
-    quantize_static(
-        file,
-        quantised,
-        Pictures(),
-        quant_format=QuantFormat.QDQ,
-        per_channel=True,
-        op_types_to_quantize=["Conv"],
-        nodes_to_exclude=grouped,  # depthwise
-    )
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)  # it advises what does not matter here: a line for each convolution
+    try:
+        quantize_static(
+            file,
+            quantised,
+            Pictures(),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            op_types_to_quantize=["Conv"],
+            nodes_to_exclude=grouped,  # depthwise
+        )
+    finally:
+        root.setLevel(level)
     quantised.replace(file)
 
 
