@@ -89,6 +89,7 @@ def export(
     from pesi.cli.bars import move
     from pesi.datasets.records import check_split
     from pesi.errors import PesiError
+    from pesi.evaluate.scoring import labelled_part
     from pesi.predict.export import export_graphs, write_record
     from pesi.predict.loading import load
     from pesi.predict.runtimes.exports import export_folders, name_of
@@ -105,8 +106,15 @@ def export(
     comes_with_a_package = any(each.folder == source for each in installed_bundles().bundles)
     folder = out or (cached if comes_with_a_package else beside)
     show = progress and sys.stderr.isatty()
-    records = None if data is None else read_records(data, dataset, skip_missing)
-    squares, on = _known(classifier, records, known, calibrate, seed, cache, data) if records is not None else ([], "")
+    labelled: pd.DataFrame | None = None
+    squares: list[NDArray[np.uint8]] = []
+    on = ""
+    if data is not None:
+        records = read_records(data, dataset, skip_missing)
+        labelled = records_of_task(labelled_part(records, split, data), classifier.task, skip_other_diagnoses)
+        if limit and limit < len(labelled):
+            labelled = labelled.sample(limit, random_state=seed).reset_index(drop=True)
+        squares, on = _known(classifier, records, known, calibrate, seed, cache, data)
     with tqdm(unit="graph", desc=name_of(runtime, precision), disable=not show, leave=False) as bar:
 
         def told(done: int, total: int) -> None:
@@ -119,10 +127,7 @@ def export(
     place = folder / name_of(runtime, precision)
     size = sum(path.stat().st_size for path in place.iterdir()) / 1e6
     print(f"{runtime.value} {precision.value}: {len(record.graphs)} graph(s), {size:.1f} MB, in {place}")
-    if records is not None:
-        labelled = records_of_task(_labelled(records, split, str(data)), classifier.task, skip_other_diagnoses)
-        if limit and limit < len(labelled):
-            labelled = labelled.sample(limit, random_state=seed).reset_index(drop=True)
+    if labelled is not None:
         measured = _measure(classifier, folder, runtime.value, precision.value, labelled, show)
         measured["on"] = f"{len(labelled)} of the {split} images of {Path(str(data)).stem}"
         write_record(place, record.model_copy(update={"measured": measured}))
@@ -134,12 +139,6 @@ def export(
         print(f"pesi predict takes such graphs from {beside}, or {cached}: copy that folder into one of these.")
 
 
-def _labelled(records: pd.DataFrame, split: str, name: str) -> pd.DataFrame:
-    from pesi.evaluate.scoring import labelled_part
-
-    return labelled_part(records, split, name)
-
-
 def _known(
     classifier: Classifier,
     records: pd.DataFrame,
@@ -147,7 +146,7 @@ def _known(
     count: int,
     seed: int,
     cache: Path | None,
-    data: str | None,
+    data: str,
 ) -> tuple[list[NDArray[np.uint8]], str]:
     """Squares of images that tell what numbers occur in the networks, and what they are."""
     import numpy as np
@@ -161,7 +160,7 @@ def _known(
         for region in (classifier.regions if len(chosen) else ())
     ]
     squares = [np.stack([region[i] for region in regions]) for i in range(len(chosen))]
-    return squares, f"{len(chosen)} of the {split} images of {Path(str(data)).stem}"
+    return squares, f"{len(chosen)} of the {split} images of {Path(data).stem}"
 
 
 def _measure(

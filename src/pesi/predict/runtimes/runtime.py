@@ -88,6 +88,7 @@ class Runtime:
         if name in ("eager", "compile") or (name == "auto" and self._wanted not in (None, "cpu")):
             _ = self.device  # a name that is none must be told at once
         self.exports: tuple[Path, ...] = ()
+        self.whole_graphs: tuple[tuple[int, ...], ...] = ()  # the networks of each exported graph
         self._candidates = tuple(self._chosen())
         if not self._candidates:
             raise PesiError(
@@ -140,20 +141,14 @@ class Runtime:
                     f"There are no int8 graphs of this bundle for the runtime {' or '.join(self._candidates)}.",
                     "Make them, from images: pesi export --precision int8 --data DIR.",
                 )
+        graphs = exported_graphs(folders, found._candidates[0], self.precision)
+        found.whole_graphs = tuple(graph.record.members for graph in graphs)
         return found
 
     @property
     def without_exports(self) -> Self:
         """The same without them, in float32 where int8 was wanted."""
         return type(self)(self.name, "float32" if self.precision == "int8" else self.precision, device=self._wanted)
-
-    @property
-    def whole_graphs(self) -> tuple[tuple[int, ...], ...]:
-        """The networks of each graph that can only be run as a whole: in int8, where no others can be built."""
-        if self.precision != "int8":
-            return ()
-        graphs = exported_graphs(self.exports, self._candidates[0], self.precision)
-        return tuple(graph.record.members for graph in graphs)
 
     def session(self, program: Program) -> Session:
         """Make a program ready to run.
